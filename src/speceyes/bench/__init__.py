@@ -1,0 +1,1 @@
+"""The laboratory: the agent alone and SpecEyes side by side, graded, counted and drawn."""

@@ -1,0 +1,374 @@
+"""The command line: `speceyes demo` races both ways, `speceyes ask` answers one question.
+
+It refuses to know how anything is answered, graded or drawn. What a caller did wrong becomes one
+clear line and exit code 2, never a traceback.
+"""
+
+# Annotations are not deferred here: typer reads them, and it is imported only where it is used, so
+# that without it this file can still say what is missing.
+
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+
+from speceyes.errors import ConfigError, InputError, SpecEyesError
+from speceyes.events import Answer, Event, fold
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console
+
+    from speceyes.bench.demo import Contestants, Ledger
+    from speceyes.bench.document import Setup
+    from speceyes.bench.terminal import LiveProgress
+    from speceyes.builtin.suite import Item
+    from speceyes.funnel import Funnel
+    from speceyes.types import Query
+
+EXIT_FAILED: Final = 1
+EXIT_INPUT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+_EXTRA: Final = ("typer", "rich")
+_DEMO_OUT: Final = Path("runs/demo")
+_WARM_UP_ITEMS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What a demo is to do, as it was asked for."""
+
+    items: int
+    seed: int
+    concurrency: int
+    out: Path
+    small: str
+    large: str
+    as_json: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Sitting:
+    """What a demo has so far. It outlives a run that is cut short."""
+
+    ledger: "Ledger"
+    items: "list[Item]" = field(default_factory=list)
+    setup: "Setup | None" = None
+    is_partial: bool = False
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed program."""
+    missing = [package for package in _EXTRA if importlib.util.find_spec(package) is None]
+    if missing:
+        needs = " and ".join(missing)
+        _complain(f"the command line needs {needs}: pip install 'speceyes[cli]'")
+        sys.exit(EXIT_FAILED)
+    build_app()()
+
+
+def build_app() -> "typer.Typer":
+    """Make the command line with all its commands."""
+    import typer
+
+    app = typer.Typer(
+        name="speceyes",
+        help="Answer visual questions with an agentic model, faster and no worse.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback()
+    def speceyes(
+        *,
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", help="Print the version.", is_eager=True, callback=_print_version
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
+    _add_demo(app)
+    _add_ask(app)
+    return app
+
+
+def _add_demo(app: "typer.Typer") -> None:
+    import typer
+
+    from speceyes.bench.demo import DEFAULT_CONCURRENCY, DEFAULT_ITEMS
+    from speceyes.config import DEFAULT_ENGINE
+
+    @app.command()
+    def demo(
+        *,
+        items: Annotated[int, typer.Option(min=1, help="How many questions.")] = DEFAULT_ITEMS,
+        seed: Annotated[int, typer.Option(min=0, help="Which questions: any number.")] = 0,
+        concurrency: Annotated[
+            int, typer.Option(min=1, help="Questions under way at once.")
+        ] = DEFAULT_CONCURRENCY,
+        out: Annotated[
+            Path, typer.Option(help="Folder to write to; an earlier demo there is replaced.")
+        ] = _DEMO_OUT,
+        small: Annotated[str, typer.Option(help="Engine that speculates.")] = DEFAULT_ENGINE,
+        large: Annotated[str, typer.Option(help="Engine with tools.")] = DEFAULT_ENGINE,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Print one JSON document, last.")
+        ] = False,
+    ) -> None:
+        """Let the agent alone and SpecEyes answer the same questions, and write a report."""
+        with _named_errors():
+            options = DemoOptions(
+                items=items,
+                seed=seed,
+                concurrency=concurrency,
+                out=out,
+                small=small,
+                large=large,
+                as_json=as_json,
+            )
+            sys.exit(run_demo(options))
+
+
+def _add_ask(app: "typer.Typer") -> None:
+    import typer
+
+    from speceyes.config import DEFAULT_ENGINE
+
+    @app.command()
+    def ask(
+        image: Annotated[Path, typer.Argument(help="Picture to ask about.")],
+        question: Annotated[str, typer.Argument(help="What to ask.")],
+        *,
+        option: Annotated[
+            list[str] | None, typer.Option(help="An answer to choose from; give two or more.")
+        ] = None,
+        small: Annotated[str, typer.Option(help="Engine that speculates.")] = DEFAULT_ENGINE,
+        large: Annotated[str, typer.Option(help="Engine with tools.")] = DEFAULT_ENGINE,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    ) -> None:
+        """Answer one question about a picture, and show its way through the phases."""
+        with _named_errors():
+            from speceyes.pictures import open_picture
+            from speceyes.types import Query
+
+            query = Query(question, (open_picture(image),), tuple(option or ()))
+            run_ask(query, small=small, large=large, as_json=as_json)
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run a demo and leave its records, figures and report; gives the exit code."""
+    import anyio
+    from rich.console import Console
+
+    from speceyes.bench.demo import Ledger
+    from speceyes.bench.terminal import LiveProgress
+    from speceyes.config import parse_engine
+
+    parse_engine(options.small, role="small")  # refused at once, not after drawing the scenes
+    parse_engine(options.large, role="large")
+    console = Console(stderr=options.as_json)
+    with _records_file(options.out) as file:
+        sitting = Sitting(ledger=Ledger(file))
+        try:
+            with LiveProgress(console) as progress:
+                anyio.run(_sit, options, sitting, progress)
+        except KeyboardInterrupt:
+            sitting.is_partial = True
+    if sitting.setup is None or not sitting.ledger.records:
+        _complain("interrupted before anything was answered; there is nothing to report")
+        return EXIT_INTERRUPTED
+    _finish(options, sitting, console)
+    return EXIT_INTERRUPTED if sitting.is_partial else 0
+
+
+async def _sit(options: DemoOptions, sitting: Sitting, progress: "LiveProgress") -> None:
+    import anyio.lowlevel
+
+    from speceyes.bench.demo import Plan, race
+    from speceyes.builtin.suite import draw_items
+
+    progress.begins("drawing scenes", options.items)
+    for item in draw_items(options.items, seed=options.seed):
+        sitting.items.append(item)
+        progress.advances()
+        await anyio.lowlevel.checkpoint()  # where Ctrl-C gets a hearing
+    warm_up = list(draw_items(_WARM_UP_ITEMS, seed=options.seed, stream="calibration"))
+    progress.begins("loading the models", 0)
+    async with open_contestants(options) as (contestants, funnel):
+        sitting.setup = _setup(options, funnel)
+        plan = Plan(
+            items=sitting.items,
+            warm_up=warm_up,
+            spec=funnel.rules.gate,
+            concurrency=options.concurrency,
+        )
+        await race(contestants, plan, sitting.ledger, watcher=progress)
+
+
+@asynccontextmanager
+async def open_contestants(
+    options: DemoOptions,
+) -> "AsyncGenerator[tuple[Contestants, Funnel], None]":
+    """Open the engines once, and let three funnels share them; the second of the pair is SpecEyes.
+
+    The one for the small model alone gathers evidence for the paper's K as well.
+    """
+    from speceyes.assemble import SpecEyes
+    from speceyes.bench.demo import Contestants
+    from speceyes.bench.records import PAPER_K
+    from speceyes.funnel import Funnel, agent_only
+
+    async with SpecEyes(small=options.small, large=options.large) as eyes:
+        funnel = eyes.funnel
+        parts, rules = funnel.parts, funnel.rules
+        open_gate = replace(rules.gate, k=max(rules.gate.k, PAPER_K), threshold=-math.inf)
+        async with (
+            Funnel(parts, rules, agent_only) as alone,
+            Funnel(replace(parts, screener=None), replace(rules, gate=open_gate)) as small,
+        ):
+            engines = (parts.small, parts.agent.engine)
+            sides = Contestants(baseline=alone, speceyes=funnel, small=small, engines=engines)
+            yield sides, funnel
+
+
+def _setup(options: DemoOptions, funnel: "Funnel") -> "Setup":
+    from speceyes.bench.document import Setup
+    from speceyes.bench.machine import read_commit, read_machine, read_versions
+
+    parts, rules = funnel.parts, funnel.rules
+    return Setup(
+        items=options.items,
+        seed=options.seed,
+        concurrency=options.concurrency,
+        small=parts.small.name,
+        large=parts.agent.engine.name,
+        protocol=parts.agent.protocol.name,
+        gate=rules.gate,
+        screen=rules.screen,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=read_commit(),
+        versions=read_versions(),
+        machine=read_machine(),
+    )
+
+
+def _finish(options: DemoOptions, sitting: Sitting, console: "Console") -> None:
+    from speceyes.bench.document import Run, document
+    from speceyes.bench.report import render
+    from speceyes.bench.summary import summarise
+    from speceyes.bench.terminal import summary_facts, summary_table
+
+    if sitting.setup is None:
+        raise ConfigError("items", "none was answered; there is nothing to report")
+    ledger, setup = sitting.ledger, sitting.setup
+    run = Run(
+        setup=setup, records=ledger.records, times=ledger.times, is_partial=sitting.is_partial
+    )
+    summary = summarise(run.records, run.times, concurrency=setup.concurrency)
+    console.print(summary_table(summary, width=console.width))
+    console.print(summary_facts(summary))
+    written = json.dumps(document(run, summary))
+    (options.out / "result.json").write_text(written + "\n", encoding="utf-8")
+    page = render(run, summary, sitting.items)
+    (options.out / "report.html").write_text(page, encoding="utf-8")
+    if sitting.is_partial:
+        asked = f"{summary.overall.speceyes.accuracy.count} of {setup.items} items"
+        console.print(f"interrupted: this is a partial report over {asked}", style="bold")
+    console.print(f"report   {options.out / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"records  {options.out / 'records.jsonl'}", highlight=False, soft_wrap=True)
+    if options.as_json:
+        print(written)
+
+
+def run_ask(query: "Query", *, small: str, large: str, as_json: bool) -> None:
+    """Answer one query and show its way. Raises: SpecEyesError, the one it failed with."""
+    import anyio
+    from rich.console import Console
+
+    from speceyes.bench.terminal import show_answer
+
+    console = Console(quiet=as_json)
+    answer = anyio.run(_follow, query, small, large, console)
+    if as_json:
+        print(json.dumps(_plain(answer)))
+    else:
+        show_answer(console, answer)
+
+
+async def _follow(query: "Query", small: str, large: str, console: "Console") -> Answer:
+    from speceyes.assemble import SpecEyes
+    from speceyes.bench.terminal import show_event
+
+    events: list[Event] = []
+    async with (
+        SpecEyes(small=small, large=large) as eyes,
+        aclosing(eyes.stream(query)) as stream,
+    ):
+        async for event in stream:
+            events.append(event)
+            show_event(console, event)
+    return fold(events)
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    verdict = answer.verdict
+    return {
+        "text": answer.text,
+        "route": answer.route,
+        "reason": answer.reason,
+        "p_tool": answer.p_tool,
+        "verdict": None if verdict is None else asdict(verdict),
+        "depth": answer.depth,
+        "turns": answer.turns,
+        "elapsed_s": answer.elapsed_s,
+        "phase_s": dict(answer.phase_s),
+        "usage_by_phase": {phase: asdict(used) for phase, used in answer.usage_by_phase.items()},
+    }
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from speceyes import __version__
+
+        print(__version__)
+        sys.exit(0)
+
+
+@contextmanager
+def _records_file(folder: Path) -> "Iterator[TextIO]":
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "records.jsonl").open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError("out", f"{folder} cannot be written to: {error.strerror}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except SpecEyesError as error:
+        _complain(str(error))
+        sys.exit(EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
+    except OSError as error:
+        _complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _complain(what: str) -> None:
+    print(f"speceyes: {what}", file=sys.stderr)

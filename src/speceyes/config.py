@@ -1,0 +1,115 @@
+"""These are the settings, with all their defaults, and the grammar of engine strings.
+
+It refuses to open anything: a string becomes a description of an engine, and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, cast, get_args
+
+from speceyes.errors import ConfigError
+
+PolicyName: TypeAlias = Literal["serial", "agent_only"]
+ProtocolName: TypeAlias = Literal["deepeyes"]
+ScreenBy: TypeAlias = Literal["large", "small", "none"]
+PairRole: TypeAlias = Literal["small", "large"]
+
+DEFAULT_ENGINE: Final = "builtin"
+DEFAULT_PROTOCOL: Final[ProtocolName] = "deepeyes"
+DEFAULT_POLICY: Final[PolicyName] = "serial"
+DEFAULT_CONCURRENCY: Final = 6  # the reference code's batch
+ENGINE_CHOICES: Final = "builtin, builtin:small, builtin:large, local:DIR"
+_LEAST_ONE: Final = ("max_answer_tokens", "max_pictures", "max_turns", "max_tokens_per_turn")
+_TIMEOUTS: Final = ("screen_timeout_s", "speculate_timeout_s", "fall_back_timeout_s")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinEngine:
+    """One of the two models that come with speceyes."""
+
+    role: PairRole
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngineAt:
+    """A model in a directory, run in this process."""
+
+    directory: Path
+
+
+EngineSource: TypeAlias = BuiltinEngine | LocalEngineAt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Say how queries are answered, apart from who answers them.
+
+    `screen_by`: which engine does Phase I; "none" speculates on everything. `max_turns` and
+    `max_tokens_per_turn` None: the protocol's own. `degrade`: when the agent fails, give the small
+    model's rejected answer, marked as `degraded`, instead of an error.
+    Raises: ConfigError naming the field.
+    """
+
+    screen_by: ScreenBy = "large"
+    degrade: bool = False
+    max_answer_tokens: int = 20  # of the small model; as in the reference code
+    max_turns: int | None = None
+    max_tokens_per_turn: int | None = None
+    max_pictures: int = 32  # that the agent is shown for one query, first views included
+    screen_timeout_s: float = 30.0
+    speculate_timeout_s: float = 30.0
+    fall_back_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        _check_choice("screen_by", self.screen_by, get_args(ScreenBy))
+        for name in _LEAST_ONE:
+            bound: int | None = getattr(self, name)
+            if bound is not None and bound < 1:
+                raise ConfigError(name, f"{bound} is below 1")
+        for name in _TIMEOUTS:
+            timeout_s: float = getattr(self, name)
+            if not 0.0 < timeout_s < math.inf:
+                raise ConfigError(name, f"{timeout_s} is not a number of seconds above 0")
+
+
+def parse_engine(text: str, *, role: PairRole) -> EngineSource:
+    """Read an engine string; `builtin` alone is the built-in model of the given role.
+
+    Raises: ConfigError naming the choices.
+
+    >>> parse_engine("builtin", role="small")
+    BuiltinEngine(role='small')
+    """
+    kind, _, rest = text.partition(":")
+    match (kind, rest):
+        case ("builtin", "") if text == "builtin":
+            return BuiltinEngine(role)
+        case ("builtin", "small" | "large" as named):
+            return BuiltinEngine(named)
+        case ("local", directory) if directory:
+            return LocalEngineAt(Path(directory))
+        case _:
+            raise ConfigError(role, f"{text!r} is no engine; choose from {ENGINE_CHOICES}")
+
+
+def parse_policy(text: str) -> PolicyName:
+    """Read a policy's name. Raises: ConfigError naming the choices."""
+    _check_choice("policy", text, get_args(PolicyName))
+    return cast(PolicyName, text)
+
+
+def parse_protocol(text: str) -> ProtocolName:
+    """Read a protocol's name. Raises: ConfigError naming the choices."""
+    _check_choice("protocol", text, get_args(ProtocolName))
+    return cast(ProtocolName, text)
+
+
+def _check_choice(field: str, text: str, choices: tuple[str, ...]) -> None:
+    if text not in choices:
+        raise ConfigError(field, f"{text!r} is unknown; choose from {', '.join(choices)}")
+
+
+DEFAULTS: Final = Settings()

@@ -1,0 +1,159 @@
+"""The step loop: prompts in, greedy tokens out, all rows of a batch one token further per step.
+
+It refuses to know threads and event loops. A row joins by `admit`, which reads its prompt and
+draws its first token; each `step` draws one more for every row; whoever runs the loop removes
+rows, finished or not, between steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from speceyes.engines.prompt import Prompt
+from speceyes.engines.sight import Features, VisionTower
+from speceyes.engines.stack import Deep, Span, TextStack
+from speceyes.engines.transcript import Transcript
+
+
+class Row:
+    """One request's place in a batch.
+
+    `logp_topk` and `topk_ids` get a (K,) array per answer token; both stay empty for K = 0.
+    `is_sound` turns False when a logit is no number; such a row must not go on.
+    """
+
+    def __init__(self, prompt: Prompt, transcript: Transcript, *, top_k: int) -> None:
+        self.prompt = prompt
+        self.transcript = transcript
+        self.top_k = top_k
+        self.logp_topk: list[npt.NDArray[np.float32]] = []
+        self.topk_ids: list[npt.NDArray[np.int64]] = []
+        self.is_sound = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is to be drawn."""
+        return not self.is_sound or self.transcript.finish is not None
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens stand in the row's slot: all but the last one drawn."""
+        return len(self.prompt) + len(self.transcript.token_ids) - 1
+
+    @property
+    def next_position(self) -> int:
+        """The rotary position of the last token drawn, which is read next."""
+        return self.prompt.next_position + len(self.transcript.token_ids) - 1
+
+
+class Batch:
+    """Draw tokens greedily for up to any number of rows; row i owns slot i of the cache."""
+
+    def __init__(self, stack: TextStack, tower: VisionTower, *, cache_bytes: int) -> None:
+        self._stack = stack
+        self._tower = tower
+        self._cache_bytes = cache_bytes
+        self._cache = stack.new_cache(limit_bytes=cache_bytes)
+        self.limit_tokens = cache_bytes // stack.cache_bytes_per_token
+        self.rows: list[Row] = []
+
+    @property
+    def pictures_seen(self) -> int:
+        """How many pictures the vision tower has looked at."""
+        return self._tower.pictures_seen
+
+    def admit(self, rows: Sequence[Row]) -> None:
+        """Read prompts, and draw the first token of each; they may be done then.
+
+        Invariants: if it raises, the batch is as before.
+        """
+        first = len(self.rows)
+        longest = max(row.cached_tokens + 1 for row in (*self.rows, *rows))
+        self._cache.reserve(first + len(rows), longest)
+        ends = np.cumsum([0, *(len(row.prompt) for row in rows)]).tolist()
+        spans = [Span(first + i, ends[i], ends[i + 1]) for i in range(len(rows))]
+        prompts = [row.prompt for row in rows]
+        ids = torch.from_numpy(np.concatenate([p.token_ids for p in prompts]))
+        positions = torch.from_numpy(np.concatenate([p.positions for p in prompts], axis=1))
+        embeddings = self._stack.embed(ids.to(self._stack.device))
+        deep = self._show_pictures(embeddings, prompts, ends)
+        logits = self._stack.prefill(
+            embeddings, positions, spans=spans, cache=self._cache, deep=deep
+        )
+        draw(logits, rows)
+        self.rows += rows
+
+    def step(self) -> None:
+        """Draw one more token for every row; all of them must want one."""
+        lengths = [row.cached_tokens for row in self.rows]
+        self._cache.reserve(len(lengths), max(lengths) + 1)
+        logits = self._stack.decode(
+            [row.transcript.token_ids[-1] for row in self.rows],
+            [row.next_position for row in self.rows],
+            lengths=lengths,
+            cache=self._cache,
+        )
+        draw(logits, self.rows)
+
+    def remove(self, leaving: Sequence[Row]) -> None:
+        """Take rows out; the last rows move into their slots."""
+        for row in leaving:
+            slot = self.rows.index(row)
+            last = self.rows.pop()
+            if not row.is_sound:
+                self._cache.scrub(slot)
+            if last is not row:
+                self._cache.move(len(self.rows), slot, last.cached_tokens)
+                self.rows[slot] = last
+
+    def clear(self) -> None:
+        """Take all rows out, and leave nothing of them behind."""
+        self.rows.clear()
+        self._cache = self._stack.new_cache(limit_bytes=self._cache_bytes)
+
+    def _show_pictures(
+        self, embeddings: torch.Tensor, prompts: Sequence[Prompt], starts: Sequence[int]
+    ) -> Deep | None:
+        pictures = [patches for prompt in prompts for patches in prompt.pictures]
+        if not pictures:
+            return None
+        seen = self._tower.see(pictures)
+        features: list[Features] = [seen[patches.digest] for patches in pictures]
+        offsets = [p.image_places + start for p, start in zip(prompts, starts, strict=False)]
+        places = torch.from_numpy(np.concatenate(offsets)).to(embeddings.device)
+        tokens = torch.cat([f.tokens for f in features]).to(embeddings.dtype)
+        embeddings.index_copy_(0, places, tokens)
+        by_layer = zip(*(f.deep for f in features), strict=True)
+        deep = tuple(torch.cat(layer).to(embeddings.dtype) for layer in by_layer)
+        return Deep(places, deep) if deep else None
+
+
+def draw(logits: torch.Tensor, rows: Sequence[Row]) -> None:
+    """Give each row its most probable token, with the log-probabilities it asked for.
+
+    Shapes: logits (B, V) float32. Units: nats, raw. Only (B, K) values leave the device; K beyond
+    the vocabulary is clipped.
+    """
+    best, ids = (t.tolist() for t in logits.max(dim=-1))
+    most = min(max(row.top_k for row in rows), logits.shape[1])
+    logp_topk, topk_ids = _most_probable(logits, most)
+    for number, row in enumerate(rows):
+        row.is_sound = math.isfinite(best[number])
+        if row.is_sound and row.transcript.add(ids[number]) and row.top_k > 0:
+            row.logp_topk.append(logp_topk[number, : row.top_k])
+            row.topk_ids.append(topk_ids[number, : row.top_k])
+
+
+def _most_probable(
+    logits: torch.Tensor, count: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Give the K highest log-probabilities and their ids: (B, K) each, descending."""
+    if count == 0:  # a log-softmax over the vocabulary costs more than the rest of a small step
+        return np.empty((len(logits), 0), np.float32), np.empty((len(logits), 0), np.int64)
+    top = torch.log_softmax(logits, dim=-1).topk(count)
+    return top.values.cpu().numpy(), top.indices.cpu().numpy()

@@ -1,0 +1,96 @@
+"""The key-value cache: one slot per row, each filled from its first place on.
+
+It refuses to know what the rows are. Axes as in stack.py; R slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+_PLACES_STEP = 256  # slots grow by this many places at a time
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """Say what one token of one row takes: layers, heads of keys, values in a head."""
+
+    layers: int
+    heads: int
+    head_dim: int
+
+    def bytes_per_token(self, value_bytes: int) -> int:
+        """Count both keys and values."""
+        return 2 * self.layers * self.heads * self.head_dim * value_bytes
+
+
+class KeyValues:
+    """Hold keys and values of all layers, slot by slot.
+
+    `limit_tokens` bounds slots times places, as long as no more than that is asked for.
+    Invariants: what was never written is zero, so that what a bias masks is finite.
+    """
+
+    def __init__(
+        self, shape: CacheShape, *, dtype: torch.dtype, device: torch.device, limit_tokens: int
+    ) -> None:
+        self._shape = shape
+        self._options = {"dtype": dtype, "device": device}
+        self._limit_tokens = limit_tokens
+        self._store = self._empty(0, 0)  # (L, 2, R, S, Hk, D)
+        self._flat: tuple[torch.Tensor, ...] = ()  # 2 L views, (R * S, Hk, D) each
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many slots there are, and how many places in each."""
+        return (self._store.shape[2], self._store.shape[3])
+
+    def reserve(self, slots: int, places: int) -> None:
+        """Make room for so many rows of so many tokens, keeping what is in them."""
+        has_slots, has_places = self.size
+        if slots <= has_slots and places <= has_places:
+            return
+        new_slots = max(has_slots, slots)
+        new_places = max(has_places, -(-places // _PLACES_STEP) * _PLACES_STEP)
+        if new_slots * new_places > self._limit_tokens:
+            new_slots, new_places = slots, places
+        kept = (slice(None), slice(None), slice(new_slots), slice(new_places))
+        old = self._store[kept]
+        self._store = self._empty(new_slots, new_places)
+        self._store[:, :, : old.shape[2], : old.shape[3]] = old
+        self._flat = self._store.flatten(2, 3).flatten(0, 1).unbind(0)
+
+    def places(self, slot: int, count: int) -> torch.Tensor:
+        """Index the first `count` places of a slot, for `write`."""
+        start = slot * self._store.shape[3]
+        return torch.arange(start, start + count, device=self._store.device)
+
+    def next_places(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Index the first free place of the slots 0..B-1, which hold `lengths` tokens: (B,)."""
+        starts = torch.arange(len(lengths), device=lengths.device) * self._store.shape[3]
+        return starts + lengths
+
+    def write(
+        self, layer: int, index: torch.Tensor, *, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Put one layer's keys and values, (N, Hk, D) each, at these places."""
+        self._flat[2 * layer].index_copy_(0, index, keys)
+        self._flat[2 * layer + 1].index_copy_(0, index, values)
+
+    def views(self, slots: int, places: int) -> tuple[torch.Tensor, ...]:
+        """Give keys and values in turn, layer by layer: (B, Hk, S, D) each."""
+        shown = self._store[:, :, :slots, :places]
+        return tuple(shown.transpose(3, 4).flatten(0, 1).unbind(0))
+
+    def move(self, source: int, target: int, count: int) -> None:
+        """Copy the first `count` tokens of one slot to another."""
+        self._store[:, :, target, :count] = self._store[:, :, source, :count]
+
+    def scrub(self, slot: int) -> None:
+        """Zero a slot: a value that is no number would spoil, even masked, whoever has it next."""
+        self._store[:, :, slot] = 0
+
+    def _empty(self, slots: int, places: int) -> torch.Tensor:
+        layers, heads, head_dim = self._shape.layers, self._shape.heads, self._shape.head_dim
+        return torch.zeros((layers, 2, slots, places, heads, head_dim), **self._options)

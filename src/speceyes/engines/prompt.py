@@ -1,0 +1,210 @@
+"""A prompt is a conversation as the language model takes it: token ids, pictures, positions.
+
+It refuses to know the weights. The chat template is the checkpoint's own; what stands in a message
+is data: a special token spelled out there is read as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import TemplateError
+
+from speceyes.engines.patches import PatchCutter, Patches
+from speceyes.errors import ContextTooLong, EngineProtocolError, InputError
+from speceyes.types import Conversation, GenerateRequest, Image, Message, Part, Text
+
+# Two noncharacters of Unicode, which no text may hold: where to cut the rendered conversation.
+_APART: Final = "\ufdd0"
+_END: Final = "\ufdd1"
+_NO_CHARACTER: Final = re.compile("[\ud800-\udfff\ufdd0\ufdd1]")  # these, and lone surrogates
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """Hold one conversation, laid out in tokens.
+
+    Shapes: `token_ids` (T,), an image token for every place of a picture; `image_places` (M,),
+    where those are; `positions` (3, T): frame, row and column of each token in rotary units.
+    """
+
+    token_ids: npt.NDArray[np.int64]
+    image_places: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    next_position: int
+    pictures: tuple[Patches, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+class PromptWriter:
+    """Write prompts for one checkpoint; called from many threads at once.
+
+    Raises: InputError naming the field; PictureError; ContextTooLong; EngineProtocolError if the
+    chat template leaves out what the conversation holds.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        cutter: PatchCutter,
+        *,
+        engine: str,
+        image_token_id: int,
+        max_tokens: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = tokenizer.backend_tokenizer
+        self._encoder.no_truncation()
+        self._encoder.no_padding()
+        self._cutter = cutter
+        self._engine = engine
+        self._image_token_id = image_token_id
+        self._max_tokens = max_tokens
+        special = [
+            str(token.content)
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special and len(token.content) > 1
+        ]
+        longest_first = sorted(special, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def write(self, request: GenerateRequest) -> Prompt:
+        """Render, tokenise and lay out a conversation, and cut its pictures into patches."""
+        rendered = self._render(request)
+        pieces = rendered.split(_APART)
+        token_ids = [
+            token_id
+            for piece in pieces
+            for token_id in self._encoder.encode(piece, add_special_tokens=False).ids
+        ]
+        if not token_ids:
+            raise EngineProtocolError(self._engine, "its chat template makes nothing of it")
+        images = [p.picture for m in request.messages for p in m.parts if isinstance(p, Image)]
+        shown = token_ids.count(self._image_token_id)
+        if shown != len(images):
+            raise EngineProtocolError(
+                self._engine,
+                f"its chat template shows {shown} of {len(images)} pictures; "
+                "does it take pictures in every role used?",
+            )
+        self._check_length(len(token_ids))
+        pictures = tuple(self._cutter.cut(picture) for picture in images)
+        self._check_length(len(token_ids) + sum(p.token_count - 1 for p in pictures))
+        ids = np.array(token_ids, dtype=np.int64)
+        return lay_out(ids, pictures, image_token_id=self._image_token_id)
+
+    def _render(self, request: GenerateRequest) -> str:
+        messages = request.messages
+        for part in (part for message in messages for part in message.parts):
+            if isinstance(part, Text) and (found := _NO_CHARACTER.search(part.text)):
+                raise InputError("messages", f"hold U+{ord(found[0]):04X}, which is no character")
+        if request.continue_final_message:
+            last = messages[-1]
+            messages = (*messages[:-1], Message(last.role, (*last.parts, Text(_END))))
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                self._as_template_takes_it(messages),
+                tokenize=False,
+                add_generation_prompt=not request.continue_final_message,
+            )
+        except TemplateError as error:  # templates refuse what their model was not trained for
+            raise EngineProtocolError(
+                self._engine, f"its chat template refuses the conversation: {error}"
+            ) from error
+        if not request.continue_final_message:
+            return rendered
+        if _END not in rendered:
+            raise EngineProtocolError(
+                self._engine, f"its chat template leaves out the last message ({messages[-1].role})"
+            )
+        return rendered[: rendered.rindex(_END)]
+
+    def _as_template_takes_it(self, messages: Conversation) -> list[dict[str, Any]]:
+        return [
+            {
+                "role": message.role,
+                "content": [
+                    entry
+                    for is_text, parts in groupby(message.parts, lambda p: isinstance(p, Text))
+                    for entry in (self._text_entry(parts) if is_text else _image_entries(parts))
+                ],
+            }
+            for message in messages
+        ]
+
+    def _text_entry(self, parts: Iterable[Any]) -> list[dict[str, str]]:
+        # Neighbours are joined first: together they might spell a special token.
+        text = "".join(part.text for part in parts)
+        plain = self._special.sub(lambda found: found[0][0] + _APART + found[0][1:], text)
+        return [{"type": "text", "text": plain}]
+
+    def _check_length(self, count: int) -> None:
+        if count >= self._max_tokens:
+            raise ContextTooLong(
+                self._engine,
+                f"the conversation has {count} tokens or more, its context {self._max_tokens}, "
+                "and the answer needs some too; send fewer or smaller pictures, or less text",
+            )
+
+
+def lay_out(
+    token_ids: npt.NDArray[np.int64], pictures: tuple[Patches, ...], *, image_token_id: int
+) -> Prompt:
+    """Give every picture its places, and every token its position.
+
+    Text counts on by one, on all three axes alike. A picture's tokens share its start, plus their
+    frame, row and column; text goes on after its longer side.
+    Shapes: token_ids (T0,) with one image token per picture.
+    Source: arXiv 2409.12191 section 2.1 (M-RoPE); transformers Qwen2VLModel.get_rope_index.
+    """
+    ids, positions, places = [], [], []
+    start = length = done = 0
+    found = np.flatnonzero(token_ids == image_token_id).tolist()
+    for at, picture in zip(found, pictures, strict=True):
+        grid, count = picture.token_grid, picture.token_count
+        ids.append(token_ids[done:at])
+        positions.append(_text_positions(start, at - done))
+        start, length, done = start + at - done, length + at - done, at + 1
+        ids.append(np.full(count, image_token_id, dtype=np.int64))
+        positions.append(np.indices(grid).reshape(3, count) + start)
+        places.append(np.arange(length, length + count))
+        start, length = start + max(grid[1:]), length + count
+    ids.append(token_ids[done:])
+    positions.append(_text_positions(start, len(token_ids) - done))
+    return Prompt(
+        token_ids=np.concatenate(ids),
+        image_places=np.concatenate([np.empty(0, dtype=np.int64), *places]),
+        positions=np.concatenate(positions, axis=1),
+        next_position=start + len(token_ids) - done,
+        pictures=pictures,
+    )
+
+
+def check_request(request: GenerateRequest) -> None:
+    """Refuse what no engine could do. Raises: InputError naming the field."""
+    if not request.messages:
+        raise InputError("messages", "is empty; there is nothing to go on with")
+    if request.max_tokens < 1:
+        raise InputError("max_tokens", f"{request.max_tokens} is below 1")
+    if request.top_logprobs < 0:
+        raise InputError("top_logprobs", f"{request.top_logprobs} is below 0")
+    if not all(request.stop):
+        raise InputError("stop", "has an empty string, which would stop everything")
+    if request.continue_final_message and request.messages[-1].role != "assistant":
+        raise InputError("continue_final_message", "asks for a last message of the assistant")
+
+
+def _image_entries(parts: Iterable[Part]) -> list[dict[str, str]]:
+    return [{"type": "image"} for _ in parts]
+
+
+def _text_positions(start: int, count: int) -> npt.NDArray[np.int64]:
+    return np.broadcast_to(np.arange(start, start + count), (3, count))

@@ -1,0 +1,150 @@
+"""Every way in which speceyes can fail has a name here, and says what to do next.
+
+    SpecEyesError                    500
+    +-- InputError                   400   names the field at fault
+    |   +-- QueryError               400
+    |   +-- PictureError             400
+    |   |   +-- PictureUnreadable    400   no such file, or it cannot be read
+    |   |   +-- PictureEmpty         400
+    |   |   +-- PictureUnknown       415   not a format that is accepted
+    |   |   +-- PictureTruncated     400   the pixels end early, or are damaged
+    |   |   +-- PictureTooLarge      413   too many bytes or pixels; decompression bombs
+    |   |   +-- PictureShapeError    400   an extreme aspect, or a box outside or empty
+    |   +-- ConfigError              400
+    +-- EngineError                  502   names the engine
+    |   +-- EngineUnavailable        503
+    |   +-- EngineTimeout            504
+    |   +-- EngineProtocolError      502   the engine answered something unexpected
+    |   +-- ContextTooLong           413
+    +-- GateInputError               500   arrays that cannot be scored
+    +-- AgentError                   502
+    |   +-- NoAnswer                 502   the budget ended without an answer
+    +-- ToolError                    500   the tool itself broke (not the model's call of it)
+    +-- TraceError                   500   events that do not tell one whole story
+
+It knows nothing of what raises them. What a *model* does wrong is an `Observation`, never an error.
+"""
+
+# ruff: noqa: N818 - names say what happened; the bases alone carry the Error suffix
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SpecEyesError(Exception):
+    """Anything that speceyes raises on purpose."""
+
+    http_status: ClassVar[int] = 500
+
+
+class InputError(SpecEyesError):
+    """The caller gave something that cannot be used; `field` says which part."""
+
+    http_status: ClassVar[int] = 400
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message)
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class QueryError(InputError):
+    """A question, its pictures or its options cannot be asked as they are."""
+
+
+class PictureError(InputError):
+    """A picture cannot be used."""
+
+
+class PictureUnreadable(PictureError):
+    """The file of a picture is missing or cannot be read."""
+
+
+class PictureEmpty(PictureError):
+    """A picture without a single byte."""
+
+
+class PictureUnknown(PictureError):
+    """Bytes that are no picture in a format that is accepted."""
+
+    http_status: ClassVar[int] = 415
+
+
+class PictureTruncated(PictureError):
+    """A picture whose header is sound but whose pixels end early or are damaged."""
+
+
+class PictureTooLarge(PictureError):
+    """A picture beyond the limit of bytes or pixels."""
+
+    http_status: ClassVar[int] = 413
+
+
+class PictureShapeError(PictureError):
+    """A picture of an extreme aspect, or a box that is outside it or has no area."""
+
+
+class ConfigError(InputError):
+    """A setting that is unknown, missing, or outside its range."""
+
+
+class EngineError(SpecEyesError):
+    """An engine could not generate; `engine` says which one."""
+
+    http_status: ClassVar[int] = 502
+
+    def __init__(self, engine: str, message: str) -> None:
+        super().__init__(engine, message)
+        self.engine = engine
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.engine}: {self.message}"
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot be reached, is closed, or refuses work."""
+
+    http_status: ClassVar[int] = 503
+
+
+class EngineTimeout(EngineError):
+    """The engine did not answer before the deadline."""
+
+    http_status: ClassVar[int] = 504
+
+
+class EngineProtocolError(EngineError):
+    """The engine's reply does not have the agreed shape."""
+
+
+class ContextTooLong(EngineError):
+    """The conversation does not fit the model's context; send fewer or smaller pictures."""
+
+    http_status: ClassVar[int] = 413
+
+
+class GateInputError(SpecEyesError):
+    """Arrays that have no separability: too few candidates, or a non-finite value."""
+
+
+class AgentError(SpecEyesError):
+    """The tool loop ended without a usable result."""
+
+    http_status: ClassVar[int] = 502
+
+
+class NoAnswer(AgentError):
+    """The agent's budget ended, and even when asked for it, no answer came."""
+
+
+class ToolError(SpecEyesError):
+    """A tool broke on its own account; the model's mistakes are observations instead."""
+
+
+class TraceError(SpecEyesError):
+    """Events that do not form one query's story: this is a defect in speceyes, report it."""

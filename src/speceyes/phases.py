@@ -1,0 +1,226 @@
+"""These are the four phases of one query, each telling its own events; a policy orders them.
+
+It refuses to know concrete engines, prompts and pictures, and which phase comes when. It knows what
+doubt means: an engine that fails here sends the query to the large model with its tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from speceyes.agent import Agent, Narrator, Sight, ask, request_for
+from speceyes.errors import AgentError, EngineError, EngineTimeout, SpecEyesError, ToolError
+from speceyes.events import (
+    Answered,
+    Event,
+    FellBack,
+    Gated,
+    Phase,
+    PhaseEnded,
+    PhaseStarted,
+    Reason,
+    RouteReason,
+    Screened,
+    Speculated,
+)
+from speceyes.gate import GateSpec, judge
+from speceyes.screen import ScreenSpec, needs_tool, p_needs_tool
+from speceyes.types import (
+    Box,
+    Conversation,
+    Engine,
+    GenerateRequest,
+    Generation,
+    Picture,
+    Pixels,
+    Query,
+    Usage,
+    View,
+)
+
+_T = TypeVar("_T")
+
+
+class Prompts(Protocol):
+    """Word the two questions that are not the agent's own; the module `prompts` is one such."""
+
+    def screen(self, query: Query, views: tuple[View, ...], /) -> Conversation:
+        """Ask whether the query needs a tool: yes or no."""
+        ...
+
+    def speculate(self, query: Query, views: tuple[View, ...], /) -> Conversation:
+        """Ask for the answer and nothing else."""
+        ...
+
+
+class Offload(Protocol):
+    """Run blocking work, such as decoding, where it does not hold up other queries."""
+
+    async def __call__(self, work: Callable[[], _T], /) -> _T:
+        """Give what the work returns."""
+        ...
+
+
+async def in_thread(work: Callable[[], _T], /) -> _T:
+    """Run blocking work in a worker thread."""
+    return await anyio.to_thread.run_sync(work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Who and what the phases are done with. `screener` None: every query is speculated on."""
+
+    small: Engine
+    screener: Engine | None
+    agent: Agent
+    prompts: Prompts
+    open_pixels: Callable[[tuple[Picture, ...]], Pixels]
+    offload: Offload = in_thread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How the phases decide. All defaults are in `config`.
+
+    With `degrade` the small model's rejected answer is given when the agent fails, on the route
+    `degraded`; without it the query fails.
+    """
+
+    gate: GateSpec
+    screen: ScreenSpec
+    max_answer_tokens: int
+    screen_timeout_s: float
+    speculate_timeout_s: float
+    fall_back_timeout_s: float
+    degrade: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What speculation came to. `text` None: there is nothing that could serve as an answer."""
+
+    reason: Reason
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """One query's way through the funnel: its phases, for a policy to put in order.
+
+    Each phase tells its own events. An EngineError in screen or speculate is doubt, not failure.
+    """
+
+    query: Query
+    sight: Sight
+    parts: Parts
+    rules: Rules
+    narrator: Narrator
+
+    async def screen(self) -> RouteReason | None:
+        """Phase I: say why the query must go to the agent, or None if it may be speculated on."""
+        engine, spec = self.parts.screener, self.rules.screen
+        if engine is None:
+            return None
+        conversation = self.parts.prompts.screen(self.query, self.sight.views)
+        request = request_for(conversation, 1, top_logprobs=spec.top_logprobs)
+        try:
+            with self._phase("screen"):
+                generation = await _ask_within(self.rules.screen_timeout_s, engine, request)
+                p_tool = p_needs_tool(generation.evidence, min_mass=spec.min_mass)
+                needs = needs_tool(p_tool, spec)
+                self._tell(Screened(*self._stamp(), p_tool, needs, generation))
+        except EngineError as error:
+            return "screen_timeout" if isinstance(error, EngineTimeout) else "screen_failed"
+        return "needs_tool" if needs else None
+
+    async def speculate(self) -> Attempt:
+        """Phases II and III: let the small model answer, and gate what it said."""
+        conversation = self.parts.prompts.speculate(self.query, self.sight.views)
+        request = request_for(
+            conversation, self.rules.max_answer_tokens, top_logprobs=self.rules.gate.k
+        )
+        try:
+            with self._phase("speculate"):
+                generation = await _ask_within(
+                    self.rules.speculate_timeout_s, self.parts.small, request
+                )
+                self._tell(Speculated(*self._stamp(), generation))
+        except EngineError as error:
+            return Attempt("small_timeout" if isinstance(error, EngineTimeout) else "small_failed")
+        with self._phase("gate"):
+            verdict = judge(generation, self.rules.gate)
+            self._tell(Gated(*self._stamp(), verdict))
+        whole = generation.finish == "stop"
+        return Attempt(verdict.reason, (generation.text.strip() or None) if whole else None)
+
+    def accept(self, attempt: Attempt) -> Answered:
+        """End with what the gate let pass."""
+        if attempt.reason != "accepted" or attempt.text is None:
+            raise ValueError(f"{attempt} was not accepted")
+        return Answered(*self._stamp(), attempt.text, "speculative", attempt.reason)
+
+    async def fall_back(self, reason: Reason, *, spare: str | None = None) -> Answered:
+        """Phase IV: let the agent answer; `spare` is what the gate rejected, if anything."""
+        self._tell(FellBack(*self._stamp(), reason))
+        try:
+            with self._phase("fall_back"):
+                text = await self._run_agent()
+        except (EngineError, AgentError, ToolError):
+            if spare is None or not self.rules.degrade:
+                raise
+            return Answered(*self._stamp(), spare, "degraded", "agent_failed")
+        return Answered(*self._stamp(), text, "agentic", reason)
+
+    async def _run_agent(self) -> str:
+        agent, timeout_s = self.parts.agent, self.rules.fall_back_timeout_s
+        try:
+            with anyio.fail_after(timeout_s):
+                # Tools cut where they run; decoding, the long part, is done before and elsewhere.
+                await self.parts.offload(partial(_decode, self.sight.pixels))
+                return await agent.run(self.query, self.sight, self.narrator)
+        except TimeoutError:
+            raise EngineTimeout(agent.engine.name, f"no answer within {timeout_s:g} s") from None
+
+    @contextmanager
+    def _phase(self, phase: Phase) -> Iterator[None]:
+        self._tell(PhaseStarted(*self._stamp(), phase))
+        try:
+            yield
+        except SpecEyesError as error:
+            # An agent or a tool that fails has told all its turns; an engine may have lost some.
+            lost = Usage.zero if isinstance(error, (AgentError, ToolError)) else None
+            self._tell(PhaseEnded(*self._stamp(), phase, "failed", lost, error))
+            raise
+        except BaseException as error:
+            is_defect = isinstance(error, Exception)
+            outcome: Literal["failed", "cancelled"] = "failed" if is_defect else "cancelled"
+            self._tell(PhaseEnded(*self._stamp(), phase, outcome, None))
+            raise
+        self._tell(PhaseEnded(*self._stamp(), phase))
+
+    def _tell(self, event: Event) -> None:
+        self.narrator.tell(event)
+
+    def _stamp(self) -> tuple[str, float]:
+        return self.narrator.stamp()
+
+
+async def _ask_within(timeout_s: float, engine: Engine, request: GenerateRequest) -> Generation:
+    try:
+        with anyio.fail_after(timeout_s):
+            return await ask(engine, request)
+    except TimeoutError:
+        raise EngineTimeout(engine.name, f"no reply within {timeout_s:g} s") from None
+
+
+def _decode(pixels: Pixels) -> None:
+    # Any cut that is not the whole picture needs its pixels.
+    for index in range(len(pixels.pictures)):
+        pixels.cut(Box(0, 0, 1, 1, index))

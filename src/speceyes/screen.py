@@ -1,0 +1,76 @@
+"""The screen reads, from the first token alone, how probable it is that a query needs a tool.
+
+It refuses to know the prompt, the model and the tokenizer; it sees candidate texts and log-probs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from speceyes.errors import ConfigError
+from speceyes.types import Evidence
+
+# What tokenizers write for a leading space or newline: GPT-2 style bytes, and SentencePiece.
+_SPACE_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": " ", "\u0109": " "})
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenSpec:
+    """Say when Phase I sends a query to the agent: p(needs a tool) >= `threshold`, or in doubt.
+
+    Doubt is yes and no together holding less than `min_mass` of the first token's probability.
+    Raises: ConfigError naming the field.
+    """
+
+    threshold: float = 0.5
+    min_mass: float = 0.01
+    top_logprobs: int = 20
+    prompt_id: str | None = None
+    engine: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.threshold <= 1.0:
+            raise ConfigError("screen.threshold", f"{self.threshold} is not in 0..1")
+        if not 0.0 <= self.min_mass <= 1.0:
+            raise ConfigError("screen.min_mass", f"{self.min_mass} is not in 0..1")
+        if self.top_logprobs < 2:
+            raise ConfigError("screen.top_logprobs", "must be at least 2, for yes and for no")
+
+
+def p_needs_tool(evidence: Evidence | None, *, min_mass: float = 0.0) -> float | None:
+    """Read p(yes) / (p(yes) + p(no)) off the first token, over all spellings of yes and no.
+
+    Spellings differ in case, whitespace, a tokenizer's space marks and closing punctuation.
+    Units: nats in, a probability out. Invariants: a constant added to the row changes nothing
+    while `min_mass` is 0. None means doubt: no first token, neither word among the candidates,
+    or both together below `min_mass`.
+
+    >>> import numpy as np
+    >>> row = np.log(np.array([[0.6, 0.3, 0.1]], dtype=np.float32))
+    >>> p = p_needs_tool(Evidence(row, row[:, 0], ((" Yes", "no", "The"),)))
+    >>> None if p is None else round(p, 4)
+    0.6667
+    """
+    if evidence is None or not evidence.candidates or evidence.logp_topk.ndim != 2:
+        return None
+    if evidence.logp_topk.shape[0] == 0:
+        return None
+    mass = {"yes": 0.0, "no": 0.0}
+    for text, logp in zip(evidence.candidates[0], evidence.logp_topk[0].tolist(), strict=False):
+        word = _word(text)
+        if word in mass and math.isfinite(logp):
+            mass[word] += math.exp(min(logp, 0.0))
+    total = mass["yes"] + mass["no"]
+    if total == 0.0 or total < min_mass:
+        return None
+    return mass["yes"] / total
+
+
+def needs_tool(p_tool: float | None, spec: ScreenSpec) -> bool:
+    """Decide whether a query goes to the agent; doubt (None) does."""
+    return p_tool is None or p_tool >= spec.threshold
+
+
+def _word(token: str) -> str:
+    return token.translate(_SPACE_MARKS).strip().strip(".,!:;\"'*").casefold()

@@ -1,0 +1,1 @@
+"""How the built-in pair was trained: `python -m training.pair` does it all and resumes."""
