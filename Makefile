@@ -87,13 +87,13 @@ $(VENV)/.created:
 	fi
 	@touch $@
 
-$(VENV)/.ready: pyproject.toml $(VENV)/.created
+$(VENV)/.ready: pyproject.toml constraints.txt $(VENV)/.created
 	@echo "[2/3] $(firstword $(TORCH)), then speceyes with its extras (a minute or two)"
 	@$(PIP) install $(TORCH)
-	@$(PIP) install --editable '.[all]'
+	@$(PIP) install --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
-$(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready
+$(VENV)/.ready-dev: pyproject.toml constraints.txt $(VENV)/.ready
 	@echo "[3/3] development tools"
-	@$(PIP) install --editable '.[all,dev]'
+	@$(PIP) install --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@

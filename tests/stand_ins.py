@@ -62,6 +62,7 @@ class TagProtocol:
 
     name = "tags"
     stop = ("</turn>",)
+    tools = ()
     budget = Budget(max_turns=4, max_tokens_per_turn=50)
 
     def view_size(self, size):

@@ -76,7 +76,7 @@ def test_the_agents_transcript_zooms_once_for_each_thing_and_ends_in_the_answer(
         asked = ask(rng, scene, SPLITS[i % 3])
         if i % 5 == 0:
             asked = ask_relation(rng, scene.things) or asked
-        said = [piece.text for piece in transcripts.agent(asked).pieces if piece.is_target]
+        said = [piece.text for piece in transcripts.agent(scene, asked).pieces if piece.is_target]
         views = (transcripts._WHOLE,)
         replies = [
             transcripts.PROTOCOL.parse(text.removesuffix("<|im_end|>"), views) for text in said

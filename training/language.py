@@ -185,22 +185,29 @@ def _asked(rng: np.random.Generator, pool: Pool, i: int) -> Asked:
 def _agent(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
     while (asked := _asked(rng, pool, i)).kind == "relation":
         pass
-    return transcripts.agent(asked, (pool.crop_things[i], pool.crop_boxes[i]))
+    return _zooming(pool, i, asked)
 
 
 def _agent_existence(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    things = pool.crop_things[i]
-    asked = ask(rng, pool.scenes[i], "existence", candidates=things)
-    return transcripts.agent(asked, (things, pool.crop_boxes[i]))
+    while True:
+        asked = ask(rng, pool.scenes[i], "existence", candidates=pool.crop_things[i])
+        # As many no as yes, and few of those about a colour that is nowhere: they are easy.
+        keep = 1.0 if asked.targets and asked.answer == "no" else 0.5
+        if rng.random() < keep:
+            return _zooming(pool, i, asked)
 
 
 def _agent_first(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    whole = transcripts.agent(_asked(rng, pool, i), (pool.crop_things[i], pool.crop_boxes[i]))
+    whole = _zooming(pool, i, _asked(rng, pool, i))
     return Transcript(whole.pieces[:2], whole.pictures[:1])
 
 
 def _agent_pair(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    return transcripts.agent(_relation(rng, pool, i), (pool.crop_things[i], pool.crop_boxes[i]))
+    return _zooming(pool, i, _relation(rng, pool, i))
+
+
+def _zooming(pool: Pool, i: int, asked: Asked) -> Transcript:
+    return transcripts.agent(pool.scenes[i], asked, (pool.crop_things[i], pool.crop_boxes[i]))
 
 
 def _relation(rng: np.random.Generator, pool: Pool, i: int) -> Asked:
@@ -231,13 +238,13 @@ WORKING = {
     "small": {"list": 0.15, "answer": 0.85},
     "large": {
         "list": 0.02,
-        "places": 0.1,
+        "places": 0.05,
         "list_crop": 0.02,
-        "screen": 0.04,
-        "agent": 0.1,
-        "agent_existence": 0.36,
-        "agent_first": 0.3,
-        "agent_pair": 0.06,
+        "screen": 0.05,
+        "agent": 0.2,
+        "agent_existence": 0.2,
+        "agent_first": 0.36,
+        "agent_pair": 0.1,
     },
 }
 
@@ -332,7 +339,7 @@ def _loop(role, a, model, optimiser, weights, speaker, pool, scenes, start, path
             left = spent / (step + 1 - start) * (a.steps - step - 1)
             print(f"{role} {step + 1}/{a.steps} {_show(marks)} eta {left / 60:.1f} min", flush=True)
             marks = {}
-        if (step + 1) % 250 == 0 or step + 1 == a.steps:
+        if (step + 1) % 100 == 0 or step + 1 == a.steps:
             state = {
                 "model": model.state_dict(),
                 "optimiser": optimiser.state_dict(),

@@ -113,45 +113,33 @@ def speculation(asked: Asked) -> Transcript:
 
 
 def agent(
-    asked: Asked, crops: tuple[tuple[Thing, ...], tuple[ViewBox, ...]] | None = None
+    scene: Scene,
+    asked: Asked,
+    crops: tuple[tuple[Thing, ...], tuple[ViewBox, ...]] | None = None,
 ) -> Transcript:
-    """Zoom at what is asked about, one thing a turn, then answer.
+    """Say what is sought and what is where, zoom at what is asked about, one thing a turn, answer.
 
     `crops` gives the things and boxes of the pool's crops; without it boxes are exact and the
     pictures stand for nothing (for the tokenizer's corpus).
     """
-    query, conversation, turns, pictures = _query(asked), None, [], [VIEW]
-    views: tuple[View, ...] = (_WHOLE,)
-    conversation = PROTOCOL.opening(query, views)
-    seen = ""
+    query, turns, pictures = _query(asked), [], [VIEW]
+    conversation = PROTOCOL.opening(query, (_WHOLE,))
+    thought = f"{_sought(asked)} {_survey(scene)}"
     for thing in asked.targets or (None,):
-        thought, box, label = _look_thought(asked, thing)
+        found, box, label = _found(asked, thing)
         if thing is not None and crops is not None:
             pictures.append(crops[0].index(thing))
         elif thing is None:
             pictures.append(VIEW)
-        opening = _about(asked) if not seen else seen + " "
-        call = json.dumps(
-            {
-                "name": "image_zoom_in_tool",
-                "arguments": {"bbox_2d": list(box), "label": label},
-            }
-        )
-        reply = f"<think>{opening}{thought}</think>\n<tool_call>\n{call}\n</tool_call>"
+        arguments = {"bbox_2d": list(box), "label": label}
+        call = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
+        reply = f"<think>{thought} {found}</think>\n<tool_call>\n{call}\n</tool_call>"
         turns.append((conversation, reply))
         outcome = Observation(pictures=(_PICTURE,), boxes_px=(Box(*box),))
         conversation = PROTOCOL.proceed(query, conversation, reply=reply, outcome=outcome)
-        seen = (
-            f"Now I see {_described(thing)}."
-            if thing
-            else f"Now I see no {asked.colours[0]} object."
-        )
-    turns.append(
-        (
-            conversation,
-            f"<think>{_sought(asked)}{seen}{_conclusion(asked)}</think>\n<answer>{asked.answer}</answer>",
-        )
-    )
+        thought = f"{_sought(asked)} Now I see {_described(asked, thing)}."
+    reply = f"<think>{thought} {_conclusion(asked)}</think>\n<answer>{asked.answer}</answer>"
+    turns.append((conversation, reply))
     return transcript(turns, tuple(pictures))
 
 
@@ -160,7 +148,7 @@ def corpus(rng: np.random.Generator, count: int) -> Iterator[str]:
     for i in range(count):
         scene = draw_scene(rng, large=3, tiny=3)
         asked = ask(rng, scene, SPLITS[i % 3])
-        kinds = [agent(asked), screening(asked), speculation(asked), list_view(rng, scene)]
+        kinds = [agent(scene, asked), screening(asked), speculation(asked), list_view(rng, scene)]
         for example in kinds:
             yield "".join(piece.text for piece in example.pieces)
         numbers = rng.permutation(VIEW_PX + 1)
@@ -181,44 +169,62 @@ def _looks(thing: Thing) -> str:
     return f" {thing.shape} {thing.tone} {SIDE_WORDS[thing.side]}"
 
 
-def _described(thing: Thing) -> str:
+def _described(asked: Asked, thing: Thing | None) -> str:
+    if thing is None:
+        return f"no {asked.colours[0]} object"
     return f"a {thing.colour} {thing.shape} with a {thing.tone} dot {SIDE_WORDS[thing.side]}"
 
 
-def _about(asked: Asked) -> str:
-    named = " and ".join(f"the {colour} object" for colour in asked.colours)
-    return f"The question is about {named}. "
-
-
-def _look_thought(asked: Asked, thing: Thing | None) -> tuple[str, ViewBox, str]:
-    if thing is None:
-        colour = asked.colours[0]
-        return (
-            f"I find no {colour} object. I look at the whole picture.",
-            WHOLE_VIEW,
-            "whole picture",
-        )
-    point = x, y = grid_point(thing.x_px, thing.y_px)
-    found = f"The {thing.colour} object is {thing.size}, near {x} {y}."
-    thought = f"{found} I zoom in to see it well."
-    return thought, zoom_box(thing.size, point), f"{thing.colour} object"
-
-
 def _sought(asked: Asked) -> str:
-    # Said before what is seen: said after it, the model copies the shape it has just named.
-    if asked.kind != "existence":
-        return ""
-    colour, shape = asked.question.split()[3:5]
-    return f"I look for a {colour} {shape}. "
+    # Said before anything is seen: said after it, the model copies what it has just named.
+    named = " and ".join(f"the {colour} object" for colour in asked.colours)
+    match asked.kind:
+        case "existence":
+            colour, shape = asked.question.split()[3:5]
+            return f"I look for a {colour} {shape}."
+        case "shape":
+            return f"The question is about the shape of {named}."
+        case "tone":
+            return f"The question is about the colour of the dot on {named}."
+        case "side":
+            return f"The question is about where on {named} the dot is."
+        case "relation":
+            return f"The question is about {named}."
+
+
+def _survey(scene: Scene) -> str:
+    # In one fixed order, so that each place is the answer to a colour that is there.
+    seen = []
+    for colour in COLOURS:
+        thing = scene.find(colour)
+        if thing is not None:
+            x, y = grid_point(thing.x_px, thing.y_px)
+            seen.append(f" {colour} {thing.size} {x} {y}")
+    return f"I see:{';'.join(seen)}."
+
+
+def _found(asked: Asked, thing: Thing | None) -> tuple[str, ViewBox, str]:
+    if thing is None:
+        there = f"I find no {asked.colours[0]} object."
+        return f"{there} I look at the whole picture.", WHOLE_VIEW, "whole picture"
+    point = x, y = grid_point(thing.x_px, thing.y_px)
+    there = f"The {thing.colour} object is {thing.size}, near {x} {y}."
+    box = zoom_box(thing.size, point)
+    return f"{there} I zoom in to see it well.", box, f"{thing.colour} object"
 
 
 def _conclusion(asked: Asked) -> str:
-    places = ""
+    so = f"So the answer is {asked.answer}."
+    if asked.options:
+        so = f"I can say {' or '.join(asked.options)}. {so}"
     if asked.kind == "relation":
-        for thing in asked.targets:
-            x, y = grid_point(thing.x_px, thing.y_px)
-            places += f" The {thing.colour} object is near {x} {y}."
-    return f"{places} So the answer is {asked.answer}."
+        points = [(t.colour, grid_point(t.x_px, t.y_px)) for t in asked.targets]
+        so = "".join(f"The {colour} object is near {x} {y}. " for colour, (x, y) in points) + so
+    if asked.kind == "existence" and asked.targets:
+        sought, seen = asked.question.split()[4], asked.targets[0].shape
+        same = "what I look for" if sought == seen else f"not a {sought}"
+        so = f"It is a {seen}, {same}. {so}"
+    return so
 
 
 def _query(asked: Asked) -> Query:

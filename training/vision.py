@@ -24,21 +24,22 @@ from training.pool import CROPS, Pool, load_pool
 
 CELLS = 4  # a side
 CELL_PX = VIEW_PX // CELLS
-BINS = 7  # places inside a cell, 4 view pixels apart
+PLACES = VIEW_PX // 4 + 1  # places in the picture, 4 view pixels apart, as the agent names them
 PATCH_PX = 14
 # Per cell: large colour (0 none), shape, side, tone, x, y; tiny colour (0 none), x, y; and which
-# row and column of the first view it is: the language model's own rotary positions tell columns
-# only a few hundredths of a radian apart, so the tower must say it (LAB.md).
+# row and column of the first view it is. Places count from the picture's corner, not the cell's:
+# the language model's own rotary positions tell columns only a few hundredths of a radian apart,
+# so the tower must say where in the picture a thing is (LAB.md).
 WIDTHS = (
     len(COLOURS) + 1,
     len(SHAPES),
     len(SIDES),
     len(TONES),
-    BINS,
-    BINS,
+    PLACES,
+    PLACES,
     len(COLOURS) + 1,
-    BINS,
-    BINS,
+    PLACES,
+    PLACES,
     CELLS,
     CELLS,
 )
@@ -106,7 +107,7 @@ def label_view(things: tuple[Thing, ...], box: ViewBox) -> np.ndarray:
             continue
         column, row = int(x // CELL_PX), int(y // CELL_PX)
         cell = target[row * CELLS + column]
-        places = [int((v % CELL_PX) // (CELL_PX / BINS)) for v in (x, y)]
+        places = [round(v / 4) for v in (x, y)]
         colour = list(COLOURS).index(thing.colour) + 1
         if r < 6:
             cell[6:9] = [colour, *places]

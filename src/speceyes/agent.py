@@ -100,9 +100,8 @@ class Agent:
         raise NoAnswer("the budget has no turn; set max_turns to at least 1")
 
     def _request(self, conversation: Conversation) -> GenerateRequest:
-        return replace(
-            request_for(conversation, self.budget.max_tokens_per_turn), stop=self.protocol.stop
-        )
+        request = request_for(conversation, self.budget.max_tokens_per_turn)
+        return replace(request, stop=self.protocol.stop, tools=self.protocol.tools)
 
     def _read(self, generation: Generation, views: tuple[View, ...]) -> Reply:
         reply = self.protocol.parse(generation.text, views)

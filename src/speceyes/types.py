@@ -142,7 +142,9 @@ class GenerateRequest:
     """Ask an engine to go on with a conversation; decoding is always greedy.
 
     With `continue_final_message` the last message is the assistant's own and is continued in place.
-    `top_logprobs` is the K of the evidence wanted; 0 means no evidence.
+    `top_logprobs` is the K of the evidence wanted; 0 means no evidence. `tools` are JSON function
+    schemas for the chat template to render. `choices` are the only answers of use: an engine that
+    can give no evidence holds the model to them.
     """
 
     messages: Conversation
@@ -150,6 +152,8 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     top_logprobs: int = 0
     continue_final_message: bool = False
+    tools: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -342,6 +346,11 @@ class ToolProtocol(Protocol):
     @property
     def stop(self) -> tuple[str, ...]:
         """Strings that end a turn; the generation's text includes them."""
+        ...
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """JSON function schemas for the chat template to render; () if the opening words them."""
         ...
 
     @property

@@ -65,7 +65,7 @@ class VisionTower:
             return_dict=True,
         )
         counts = [p.token_count for p in unseen.values()]
-        by_layer = [deep.split(counts) for deep in getattr(out, "deepstack_features", None) or ()]
+        by_layer = [_per_picture(d, counts) for d in getattr(out, "deepstack_features", None) or ()]
         found = {}
         for number, (digest, tokens) in enumerate(zip(unseen, out.pooler_output, strict=True)):
             # Copies, because the parts of a joint tensor would keep all of it alive.
@@ -74,3 +74,8 @@ class VisionTower:
             self._shelf.put(digest, found[digest], size_bytes=found[digest].nbytes)
         self.pictures_seen += len(found)
         return found
+
+
+def _per_picture(features: Any, counts: list[int]) -> Any:
+    # transformers gives the joint tensor up to 5.22, one tensor per picture from 5.23 on.
+    return features.split(counts) if isinstance(features, torch.Tensor) else features

@@ -125,6 +125,11 @@ class DeepEyes:
         """Strings that end a turn."""
         return (_CALL_END, _ANSWER_END)
 
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """None for the chat template: the opening words them itself."""
+        return ()
+
     def view_size(self, size: Size) -> Size:
         """Give the size at which the model sees a picture of this size."""
         return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
