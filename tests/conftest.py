@@ -5,11 +5,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import trio.testing
+
+if TYPE_CHECKING:
+    from tests.e2e.vllm_server import Pair
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -58,6 +62,37 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     is_virtual = metafunc.definition.get_closest_marker("virtual_time") is not None
     backends = ["virtual"] if is_virtual else ["asyncio", "trio"]
     metafunc.parametrize("anyio_backend", backends, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def vllm_pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """Serve the built-in pair with a real vLLM, once for all tests that ask for it."""
+    if sys.platform != "linux":
+        pytest.skip("vLLM's builds for CPUs are for Linux")
+    from tests.e2e.vllm_server import serve_pair
+
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def tell(line: str) -> None:
+        with capture.global_and_fixture_disabled():  # a long silence looks like a hang
+            print(f"\n{line}", end="", file=sys.stderr, flush=True)
+
+    with serve_pair(tmp_path_factory.mktemp("vllm"), tell) as pair:
+        yield pair
+
+
+@pytest.fixture
+def vllm(request: pytest.FixtureRequest, vllm_pair: Pair) -> Iterator[Pair]:
+    """Give the pair with both servers up, whatever the test before did to them."""
+    for server in vllm_pair.servers:
+        server.ensure()
+    failed_before = request.session.testsfailed
+    yield vllm_pair
+    if request.session.testsfailed > failed_before:
+        for server in vllm_pair.servers:
+            print("\n".join([f"--- {server.log}", *server.tail()]))
 
 
 @pytest.fixture

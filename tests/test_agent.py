@@ -174,6 +174,18 @@ async def test_a_whole_answer_at_the_token_limit_is_an_answer():
     assert answer == "x"
 
 
+@pytest.mark.parametrize(("finish", "turns_taken"), [("stop", 1), ("length", 2)])
+async def test_an_answer_that_nothing_ends_counts_only_if_the_model_ended_it(finish, turns_taken):
+    class Plain(TagProtocol):
+        def parse(self, reply, views):
+            return FinalAnswer(reply, is_open=True)
+
+    said = Take(scripted("It is a", separability=None, finish=finish))
+    answer, _, events = await run((said, *turns("ring")), protocol=Plain())
+    assert answer == ("It is a" if finish == "stop" else "ring")
+    assert len([e for e in events if isinstance(e, TurnFinished)]) == turns_taken
+
+
 async def test_an_observation_with_an_error_goes_on():
     class Strict(Spyglass):
         async def run(self, call, pixels):

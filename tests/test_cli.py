@@ -27,9 +27,10 @@ def call(*words):
 def sit(monkeypatch, pair):
     """Let a scripted pair stand in for whatever engines are named."""
 
-    def assembled(*, small, large):
+    def assembled(*, gate, **asked):
+        pair.asked = asked | {"gate": gate}
         return SpecEyes(
-            small=pair.small, large=pair.large, gate=GATE, screen=SCREEN, protocol=PROTOCOL
+            small=pair.small, large=pair.large, gate=gate or GATE, screen=SCREEN, protocol=PROTOCOL
         )
 
     monkeypatch.setattr("speceyes.assemble.SpecEyes", assembled)
@@ -230,6 +231,62 @@ def test_an_engine_that_is_none_is_refused(command, engine, tmp_path, picture):
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith("speceyes: ")
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("command", ["demo", "ask"])
+def test_flags_and_the_settings_file_reach_the_engines(command, pair, tmp_path, picture):
+    file = tmp_path / "speceyes.toml"
+    file.write_text(
+        "protocol = 'qwen3-vl'\n[small]\nengine = 'http://h/v1#m'\n"
+        "[large]\nengine = 'builtin'\n[http]\nmax_attempts = 7\n[settings]\nmax_turns = 3\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "gate.toml").write_text("[gate]\nthreshold = 9\nk = 16\n", encoding="utf-8")
+    (tmp_path / "system.txt").write_text("Look.", encoding="utf-8")
+    (tmp_path / "user.txt").write_text("{question}", encoding="utf-8")
+    words = ("--out", tmp_path / "out", "--items", 3) if command == "demo" else (picture, "What?")
+    flags = {
+        "config": file,
+        "large": "local:org/name",
+        "gate": tmp_path / "gate.toml",
+        "system-prompt": tmp_path / "system.txt",
+        "user-prompt": tmp_path / "user.txt",
+    }
+    done = call(command, *words, *(word for k, v in flags.items() for word in (f"--{k}", v)))
+    assert done.exit_code == 0, done.output
+    asked = pair.asked
+    assert (asked["small"], asked["large"]) == ("http://h/v1#m", "local:org/name")
+    assert (asked["gate"].threshold, asked["protocol"]) == (9.0, "qwen3-vl")
+    assert (asked["http"].max_attempts, asked["settings"].max_turns) == (7, 3)
+    assert (asked["system_prompt"], asked["user_prompt"]) == ("Look.", "{question}")
+
+
+@pytest.mark.parametrize("command", ["demo", "ask"])
+@pytest.mark.parametrize(
+    ("flag", "value", "complaint"),
+    [
+        ("--gate", "best", "gate: 'best' is no gate; choose from paper, FILE.json, FILE.toml"),
+        ("--protocol", "thyme2", "protocol: 'thyme2' is unknown; choose from deepeyes"),
+        ("--config", "nowhere.toml", "config: nowhere.toml cannot be read"),
+        ("--system-prompt", "nowhere", "system_prompt: nowhere cannot be read"),
+        ("--large", "http://h:1/v1?key=abc#m", "large: behind the ? stands key_env=NAME"),
+    ],
+    ids=["gate", "protocol", "config", "system_prompt", "key"],
+)
+def test_a_flag_that_is_wrong_is_refused(command, flag, value, complaint, tmp_path, picture):
+    words = ("--out", tmp_path / "out", "--items", 1) if command == "demo" else (picture, "What?")
+    done = call(command, *words, flag, value)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"speceyes: {complaint}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_demo_of_the_agent_alone_is_none(pair, tmp_path):
+    file = tmp_path / "speceyes.toml"
+    file.write_text("policy = 'agent_only'", encoding="utf-8")
+    done = call("demo", "--config", file, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("speceyes: policy: agent_only is what a demo compares with")
 
 
 def test_an_unknown_engine_is_refused_before_anything_is_done(tmp_path):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import FrozenInstanceError, fields
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -13,46 +12,21 @@ from speceyes.config import (
     DEFAULT_POLICY,
     DEFAULT_PROTOCOL,
     DEFAULTS,
-    BuiltinEngine,
-    LocalEngineAt,
     PolicyName,
     Settings,
-    parse_engine,
     parse_policy,
     parse_protocol,
 )
+from speceyes.engine_names import BuiltinEngine, parse_engine
 from speceyes.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("text", "role", "source"),
-    [
-        ("builtin", "small", BuiltinEngine("small")),
-        ("builtin", "large", BuiltinEngine("large")),
-        ("builtin:small", "large", BuiltinEngine("small")),
-        ("builtin:large", "small", BuiltinEngine("large")),
-        ("local:/models/a:b", "small", LocalEngineAt(Path("/models/a:b"))),
-        ("local:models", "large", LocalEngineAt(Path("models"))),
-    ],
-)
-def test_engine_strings(text, role, source):
-    assert parse_engine(text, role=role) == source
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "builtin:", "builtin:medium", "Builtin", "local", "local:", "http://x", "replay:x", " "],
-)
-@pytest.mark.parametrize("role", ["small", "large"])
-def test_an_unknown_engine_is_told_the_choices(text, role):
-    with pytest.raises(ConfigError, match="builtin, builtin:small, builtin:large, local:DIR") as e:
-        parse_engine(text, role=role)
-    assert e.value.field == role
-
-
-@pytest.mark.parametrize(
     ("parse", "field", "choices"),
-    [(parse_policy, "policy", "serial, agent_only"), (parse_protocol, "protocol", "deepeyes")],
+    [
+        (parse_policy, "policy", "serial, agent_only"),
+        (parse_protocol, "protocol", "deepeyes, chain-of-focus, qwen3-vl, qwen3.5, mini-o3, pixel"),
+    ],
 )
 def test_an_unknown_name_is_told_the_choices(parse, field, choices):
     with pytest.raises(ConfigError, match=f"'nonsense' is unknown; choose from {choices}") as e:

@@ -127,40 +127,38 @@ def test_a_picture_that_no_view_can_show_is_refused():
 # --- answers
 
 
-@pytest.mark.parametrize(
-    ("reply", "answer"),
-    [
-        (ANSWERED, "star"),
-        ("<answer> star\n</answer>", "star"),
-        ("<think>x</think><answer>star", "star"),
-        ("<answer>star</answer> <answer>ring</answer>", "ring"),
-        ("<answer>star</answer> <answer>", "star"),
-        ("<answer>a <answer>star</answer>", "star"),
-        (r"<answer>\boxed{star}</answer>", "star"),
-        (r"<answer>It is $\boxed{\text{a {b}}}$.</answer>", r"\text{a {b}}"),
-        (r"<answer>\boxed{star</answer>", "star"),
-        ("<think>I shall write <answer>ring</answer>.</think><answer>star</answer>", "star"),
-        ("<answer>星</answer>", "星"),
-    ],
-    ids=[
-        "as trained",
-        "whitespace",
-        "stop string stripped",
-        "the last one",
-        "the last whole one",
-        "opened twice",
-        "boxed",
-        "nested braces",
-        "brace left open",
-        "named in the thought",
-        "not English",
-    ],
-)
+ANSWERS = {
+    "as trained": (ANSWERED, "star"),
+    "whitespace": ("<answer> star\n</answer>", "star"),
+    "stop string stripped": ("<think>x</think><answer>star", "star"),
+    "the last one": ("<answer>star</answer> <answer>ring</answer>", "ring"),
+    "the last whole one": ("<answer>star</answer> <answer>", "star"),
+    "opened twice": ("<answer>a <answer>star</answer>", "star"),
+    "boxed": (r"<answer>\boxed{star}</answer>", "star"),
+    "nested braces": (r"<answer>It is $\boxed{\text{a {b}}}$.</answer>", r"\text{a {b}}"),
+    "brace left open": (r"<answer>\boxed{star</answer>", "star"),
+    "named in the thought": (
+        "<think>I shall write <answer>ring</answer>.</think><answer>star</answer>",
+        "star",
+    ),
+    "not English": ("<answer>星</answer>", "星"),
+}
+
+
+@pytest.mark.parametrize(("reply", "answer"), ANSWERS.values(), ids=ANSWERS.keys())
 def test_an_answer_is_read(reply, answer):
     assert read(reply) == FinalAnswer(answer)
 
 
-@pytest.mark.parametrize("inside", ["", " \n", r"\boxed{}", "</answer><answer>"])
+EMPTY = {
+    "nothing": "",
+    "whitespace": " \n",
+    "an empty box": r"\boxed{}",
+    "two empty ones": "</answer><answer>",
+}
+
+
+@pytest.mark.parametrize("inside", EMPTY.values(), ids=EMPTY.keys())
 def test_an_empty_answer_is_malformed(inside):
     assert read(f"<answer>{inside}</answer>").reason == "empty_answer"
 
@@ -177,46 +175,43 @@ def test_a_call_as_trained_is_read():
     )
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        CALLED.partition("\n")[2],
-        CALLED.replace("\n", ""),
-        CALLED.removesuffix("</tool_call>"),
-        CALLED + " The crop shows a star.",
-        CALLED.removesuffix("</tool_call>") + "I wait.",
-        CALLED.replace("<tool_call>\n", "<tool_call>\n```json\n").replace("}\n<", "}\n```\n<"),
-        CALLED.replace('"name"', '"function"'),
-        CALLED.replace("26, 50", "26.0, 50.0"),
-        CALLED.replace("bbox_2d", "bbox"),
-        CALLED.replace("I zoom.", "I could say <answer>star</answer>, or look."),
-        CALLED.replace("</think>", ""),
-        call(**CALL["arguments"]),
-        json.dumps({**CALL, "arguments": json.dumps(CALL["arguments"])}).join(
-            ["<tool_call>", "</tool_call>"]
-        ),
-    ],
-    ids=[
-        "no thought",
-        "no newlines",
-        "stop string stripped",
-        "text after the call",
-        "text after a call left open",
-        "code fence",
-        "function for name",
-        "floats",
-        "the schema's own slip",
-        "answer only thought of",
-        "thought left open",
-        "bare",
-        "arguments quoted",
-    ],
-)
+LIBERAL = {
+    "no thought": CALLED.partition("\n")[2],
+    "no newlines": CALLED.replace("\n", ""),
+    "stop string stripped": CALLED.removesuffix("</tool_call>"),
+    "text after the call": CALLED + " The crop shows a star.",
+    "text after a call left open": CALLED.removesuffix("</tool_call>") + "I wait.",
+    "code fence": CALLED.replace("<tool_call>\n", "<tool_call>\n```json\n").replace(
+        "}\n<", "}\n```\n<"
+    ),
+    "function for name": CALLED.replace('"name"', '"function"'),
+    "floats": CALLED.replace("26, 50", "26.0, 50.0"),
+    "the schema's own slip": CALLED.replace("bbox_2d", "bbox"),
+    "answer only thought of": CALLED.replace(
+        "I zoom.", "I could say <answer>star</answer>, or look."
+    ),
+    "thought left open": CALLED.replace("</think>", ""),
+    "bare": call(**CALL["arguments"]),
+    "arguments quoted": json.dumps({**CALL, "arguments": json.dumps(CALL["arguments"])}).join(
+        ["<tool_call>", "</tool_call>"]
+    ),
+}
+
+
+@pytest.mark.parametrize("reply", LIBERAL.values(), ids=LIBERAL.keys())
 def test_a_call_is_read_liberally(reply):
     assert box_of(reply) == BOX
 
 
-@pytest.mark.parametrize("more", [{}, {"label": 7}, {"label": None}, {"label": ["red"]}])
+LABELS = {
+    "none": {},
+    "a number": {"label": 7},
+    "null": {"label": None},
+    "a list": {"label": ["red"]},
+}
+
+
+@pytest.mark.parametrize("more", LABELS.values(), ids=LABELS.keys())
 def test_a_label_is_optional(more):
     assert read(call(bbox_2d=[26, 50, 42, 66], **more)).arguments["label"] is None
 
@@ -243,14 +238,14 @@ def test_boxes_that_do_not_fall_on_pixels_grow_to_whole_ones():
     assert box_of(boxed(20, 20, 90, 90), views=views) == Box(17, 17, 81, 81)
 
 
-@pytest.mark.parametrize(
-    ("corners", "box"),
-    [
-        ((-5, 20, 40, 60), Box(0, 120, 240, 360)),
-        ((90, 90, 500, 500), Box(540, 540, 672, 672)),
-        ((-1e9, -1e9, 1e9, 1e9), Box(0, 0, 672, 672)),
-    ],
-)
+PARTLY_OUTSIDE = {
+    "left": ((-5, 20, 40, 60), Box(0, 120, 240, 360)),
+    "below and right": ((90, 90, 500, 500), Box(540, 540, 672, 672)),
+    "all around": ((-1e9, -1e9, 1e9, 1e9), Box(0, 0, 672, 672)),
+}
+
+
+@pytest.mark.parametrize(("corners", "box"), PARTLY_OUTSIDE.values(), ids=PARTLY_OUTSIDE.keys())
 def test_a_box_partly_outside_is_clipped_and_that_is_noted(corners, box):
     made = read(boxed(*corners))
     assert (made.arguments["box"], made.arguments["was_clipped"]) == (box, True)
@@ -341,11 +336,13 @@ def test_what_is_neither_an_answer_nor_a_call_is_malformed_with_its_reason(reply
     assert 10 < len(found.detail) < 300
 
 
-@pytest.mark.parametrize(
-    "put",
-    ['{"name": %s}', json.dumps(CALL).replace("[26, 50, 42, 66]", "%s")],
-    ids=["name", "box"],
-)
+NESTED_IN = {
+    "name": '{"name": %s}',
+    "box": json.dumps(CALL).replace("[26, 50, 42, 66]", "%s"),
+}
+
+
+@pytest.mark.parametrize("put", NESTED_IN.values(), ids=NESTED_IN.keys())
 def test_no_depth_of_nesting_is_an_exception(put):
     # Just below the depth at which reading fails, quoting what was read fails.
     for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit() + 50):
@@ -353,18 +350,23 @@ def test_no_depth_of_nesting_is_an_exception(put):
         assert isinstance(read(f"<tool_call>{put % nested}</tool_call>"), Malformed)
 
 
-@pytest.mark.parametrize(
-    ("reply", "told"),
-    [
-        (boxed(200, 10, 300, 40), "[200, 10, 300, 40] is outside the image, which is 112x112"),
-        (boxed(30, 10, 10, 40), "x1 < x2 and y1 < y2"),
-        (CALLED.replace("image_zoom_in_tool", "rotate"), '"rotate"; there is image_zoom_in_tool'),
-        (call(label="red"), "bbox_2d is missing"),
-        (boxed("1", "2", "30", "40"), "four numbers [x1, y1, x2, y2]"),
-        ("star", "<answer>"),
-    ],
-    ids=["outside", "inverted", "tool", "no box", "strings", "nothing"],
-)
+TOLD = {
+    "outside": (
+        boxed(200, 10, 300, 40),
+        "[200, 10, 300, 40] is outside the image, which is 112x112",
+    ),
+    "inverted": (boxed(30, 10, 10, 40), "x1 < x2 and y1 < y2"),
+    "tool": (
+        CALLED.replace("image_zoom_in_tool", "rotate"),
+        '"rotate"; there is image_zoom_in_tool',
+    ),
+    "no box": (call(label="red"), "bbox_2d is missing"),
+    "strings": (boxed("1", "2", "30", "40"), "four numbers [x1, y1, x2, y2]"),
+    "nothing": ("star", "<answer>"),
+}
+
+
+@pytest.mark.parametrize(("reply", "told"), TOLD.values(), ids=TOLD.keys())
 def test_the_model_is_told_what_to_do_about_it(reply, told):
     assert told in read(reply).detail
 
@@ -403,20 +405,19 @@ def test_what_a_tool_could_not_do_is_told_the_same_way():
     assert words(after[3]).startswith("<tool_response>Error: that part cannot be shown\n")
 
 
-@pytest.mark.parametrize(
-    ("reply", "kept"),
-    [
-        (CALLED + "\n<answer>ring</answer>", CALLED),
-        (CALLED.removesuffix("\n</tool_call>"), CALLED),
-        (CALLED.removesuffix("</tool_call>"), CALLED),
-        (
-            "<think>no <tool_call>, or?</think>" + CALLED,
-            "<think>no <tool_call>, or?</think>" + CALLED,
-        ),
-        ("no call at all", "no call at all"),
-    ],
-    ids=["imagined answer", "stop string stripped", "all but newline", "thought of", "none"],
-)
+KEPT = {
+    "imagined answer": (CALLED + "\n<answer>ring</answer>", CALLED),
+    "stop string stripped": (CALLED.removesuffix("\n</tool_call>"), CALLED),
+    "all but newline": (CALLED.removesuffix("</tool_call>"), CALLED),
+    "thought of": (
+        "<think>no <tool_call>, or?</think>" + CALLED,
+        "<think>no <tool_call>, or?</think>" + CALLED,
+    ),
+    "none": ("no call at all", "no call at all"),
+}
+
+
+@pytest.mark.parametrize(("reply", "kept"), KEPT.values(), ids=KEPT.keys())
 def test_only_what_was_said_up_to_the_call_goes_into_the_conversation(reply, kept):
     seen = Observation(pictures=(CROP,), boxes_px=(BOX,))
     after = PROTOCOL.proceed(QUERY, PROTOCOL.opening(QUERY, VIEWS), reply=reply, outcome=seen)

@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
@@ -14,7 +15,9 @@ from PIL import Image as Pillow
 
 import speceyes
 from speceyes import Query, Settings, SpecEyes, open_picture
+from speceyes.assemble import arrange
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
+from speceyes.engines.wire.settings import HttpSettings
 from speceyes.errors import (
     ConfigError,
     EngineUnavailable,
@@ -28,7 +31,8 @@ from speceyes.gate import GateSpec
 from speceyes.pictures import decode, encode_png
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.screen import ScreenSpec
-from speceyes.types import Image
+from speceyes.settings_file import Choices
+from speceyes.types import Image, Text
 
 pytestmark = pytest.mark.anyio
 
@@ -223,10 +227,169 @@ def test_an_unknown_name_is_refused_when_made(field, setting):
     assert caught.value.field == field
 
 
+async def test_the_built_in_model_is_not_asked_in_a_protocol_it_never_learnt(pair):
+    with pytest.raises(ConfigError, match="speaks deepeyes, not mini-o3") as caught:
+        async with SpecEyes(protocol="mini-o3"):
+            pass
+    assert caught.value.field == "protocol"
+    assert pair.opened == []
+
+
+async def test_another_model_is_asked_in_the_protocol_named():
+    large = says("<answer>ring</answer>")
+    async with SpecEyes(
+        small=small_says(UNSURE), large=large, gate=GATE, protocol="mini-o3"
+    ) as eyes:
+        await eyes.answer(ask())
+    assert large.calls[-1].request.stop == ("</grounding>",)
+
+
 async def test_a_directory_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="large: there is no directory /nowhere"):
         async with SpecEyes(small=small_says(SURE), large="local:/nowhere", gate=GATE):
             pass
+
+
+@pytest.mark.parametrize("named", ["nowhere", "./nowhere/here", "a/b/c", "org/na me"])
+async def test_what_is_neither_a_directory_nor_a_name_on_the_hub_is_named(named):
+    with pytest.raises(ConfigError, match=f"large: there is no directory {named}, and on the hub"):
+        async with SpecEyes(small=small_says(SURE), large=f"local:{named}", gate=GATE):
+            pass
+
+
+class Loader:
+    """Stands in for a module of engines; keeps what is opened."""
+
+    def __init__(self):
+        self.opened = []
+        self.LocalEngine = SimpleNamespace(load=self.load)
+        self.HttpEngine = self.load
+
+    def load(self, source, **settings):
+        self.opened.append((source, settings))
+        return ReplayEngine([], name=str(source))
+
+
+async def test_a_local_engine_is_a_directory_or_else_a_name_on_the_hub(monkeypatch, tmp_path):
+    loader = Loader()
+    monkeypatch.setitem(sys.modules, "speceyes.engines.local", loader)
+    (tmp_path / "org" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    async with SpecEyes(small="local:org/here", large="local:org/far", gate=GATE):
+        pass
+    assert loader.opened == [
+        (Path("org/here"), {"name": "local:org/here"}),
+        ("org/far", {"name": "local:org/far"}),
+    ]
+
+
+async def test_an_engine_on_a_server_gets_its_key_from_the_environment(monkeypatch):
+    loader = Loader()
+    monkeypatch.setitem(sys.modules, "speceyes.engines.http", loader)
+    monkeypatch.setenv("LARGE_KEY", " sk-secret\n")
+    http = HttpSettings(max_attempts=7)
+    async with SpecEyes(
+        small="http://h:1/v1", large="https://h/v1?key_env=LARGE_KEY#m", gate=GATE, http=http
+    ) as eyes:
+        assert "sk-secret" not in repr(eyes)
+    assert loader.opened == [
+        ("http://h:1/v1", {"model": None, "key": None, "key_env": None, "settings": http}),
+        (
+            "https://h/v1",
+            {"model": "m", "key": "sk-secret", "key_env": "LARGE_KEY", "settings": http},
+        ),
+    ]
+
+
+async def test_a_server_that_is_not_there_leaves_the_answer_to_the_agent(anyio_backend_name):
+    if anyio_backend_name == "trio":
+        pytest.skip("aiohttp runs on asyncio only")
+    small = "http://127.0.0.1:9/v1#m"
+    http = HttpSettings(max_attempts=1)
+    async with SpecEyes(small=small, large=says(RING), gate=GATE, http=http) as eyes:
+        assert eyes.funnel.parts.small.name == small
+        assert (await eyes.answer(ask())).text == "ring"
+
+
+@pytest.mark.parametrize("value", [None, "", " "], ids=["unset", "empty", "blank"])
+async def test_a_key_that_is_not_set_is_named(monkeypatch, value):
+    monkeypatch.setitem(sys.modules, "speceyes.engines.http", Loader())
+    monkeypatch.delenv("LARGE_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("LARGE_KEY", value)
+    with pytest.raises(ConfigError, match=r"^large: the environment variable LARGE_KEY.*not set"):
+        async with SpecEyes(
+            small=small_says(SURE), large="http://h/v1?key_env=LARGE_KEY", gate=GATE
+        ):
+            pass
+
+
+async def test_one_server_and_model_is_one_engine(monkeypatch):
+    loader = Loader()
+    monkeypatch.setitem(sys.modules, "speceyes.engines.http", loader)
+    async with SpecEyes(small="http://h:1/v1#m", large="http://h:1/v1/#m", gate=GATE):
+        pass
+    assert len(loader.opened) == 1
+
+
+@pytest.mark.parametrize("package", ["aiohttp", "msgspec"])
+async def test_without_the_extra_for_servers_it_says_what_to_install(monkeypatch, package):
+    class Missing:
+        def __getattr__(self, name):
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setitem(sys.modules, "speceyes.engines.http", Missing())
+    with pytest.raises(ConfigError, match=rf"needs {package}: pip install 'speceyes\[http\]'$"):
+        async with SpecEyes(small="http://h/v1#m", large=says(RING), gate=GATE):
+            pass
+
+
+async def test_a_releases_own_wording_goes_to_the_model():
+    large = says(RING)
+    async with SpecEyes(
+        small=small_says(UNSURE),
+        large=large,
+        gate=GATE,
+        system_prompt="Look twice.",
+        user_prompt="Say: {question}",
+    ) as eyes:
+        await eyes.answer(ask())
+    system, user = large.calls[-1].request.messages
+    assert system.parts == (Text("Look twice."),)
+    assert any(type(part) is Text and part.text.startswith("Say: Which") for part in user.parts)
+
+
+async def test_the_built_in_model_can_be_given_other_words(pair):
+    async with SpecEyes(system_prompt="Look twice.") as eyes:
+        protocol = eyes.funnel.parts.agent.protocol
+    assert protocol == replace(
+        DeepEyes(min_px=112 * 112, max_px=112 * 112), system_prompt="Look twice."
+    )
+
+
+@pytest.mark.parametrize("field", ["system_prompt", "user_prompt"])
+async def test_words_for_a_protocol_that_is_given_whole_are_refused(field):
+    eyes = SpecEyes(
+        small=small_says(SURE),
+        large=says(RING),
+        gate=GATE,
+        protocol=DeepEyes(),
+        **{field: "{question}"},
+    )
+    with pytest.raises(ConfigError, match="set the object's own") as caught:
+        async with eyes:
+            pass
+    assert caught.value.field == field
+
+
+def test_choices_become_a_library_front():
+    assert arrange(Choices()) == SpecEyes() or vars(arrange(Choices())) == vars(SpecEyes())
+    choices = Choices(
+        small="http://h/v1", gate=GATE, settings=Settings(max_turns=2), policy="serial"
+    )
+    eyes = arrange(choices)
+    assert (eyes.small, eyes.large, eyes.gate) == ("http://h/v1", "builtin", GATE)
+    assert eyes.settings.max_turns == 2
 
 
 class Unimportable(Pair):

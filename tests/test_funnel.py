@@ -207,7 +207,8 @@ def row(*logp):
     [
         ("needs_tool", Plan(screen=Take(scripted_screen(0.5)))),
         ("needs_tool", Plan(screen=Take(scripted_screen(None)))),  # neither yes nor no
-        ("needs_tool", Plan(screen=Take(scripted("no", separability=None)))),  # no evidence
+        ("needs_tool", Plan(screen=Take(scripted("not sure", separability=None)))),
+        ("needs_tool", Plan(screen=Take(scripted("yes", separability=None)))),
         ("screen_failed", Plan(screen=Take(DOWN))),
         ("screen_failed", Plan(screen=Take(BROKEN))),
         ("screen_timeout", Plan(screen=Take(scripted_screen(0.1), math.inf))),
@@ -233,6 +234,20 @@ async def test_doubt_goes_to_the_large_model(reason, plan):
     got = await answer(plan)
     assert (got.text, got.route, got.reason) == ("large", "agentic", reason)
     assert [event.reason for event in of(got.trace, FellBack)] == [reason]
+
+
+async def test_a_screen_without_evidence_is_read_from_its_word_alone():
+    small, large = engines(Plan(screen=Take(scripted("No", separability=None))))
+    got = await a_funnel(small, large).answer(a_query())
+    assert (got.route, got.p_tool) == ("speculative", 0.0)
+    assert large.calls[0].request.choices == ("yes", "no")
+    assert all(call.request.choices == () for call in small.calls)
+
+
+@pytest.mark.parametrize("plan", [Plan(screen=Take(DOWN)), Plan(small=Take(DOWN)), REJECTED])
+async def test_an_answer_tells_if_an_engine_failed_on_the_way(plan):
+    got = await answer(plan)
+    assert (got.route, got.is_degraded) == ("agentic", plan is not REJECTED)
 
 
 async def test_a_phase_that_fails_says_so_and_its_work_is_not_counted_as_nothing():

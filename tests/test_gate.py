@@ -171,6 +171,10 @@ def with_value(value, at):
         (generation(chosen=GOOD[:, 1]), "not_greedy"),
         (generation(np.zeros((2, 4))), "zeroed"),
         (generation(LOGITS - LOGITS[:, :1]), "zeroed"),
+        (generation(chosen=[0.0, 0.0]), "zeroed"),
+        (generation([[-1e-5, -12.0, -13.0, -15.0]], chosen=[0.0]), "zeroed"),
+        (generation([[0.0, -12.0, -13.0, -15.0]] * 2), "zeroed"),
+        (generation([[-5e-4, -12.0, -13.0, -15.0], GOOD[0]], chosen=[0.0, GOOD[0, 0]]), "zeroed"),
         (generation([[-0.1, -5.0, -5.0, -5.0]]), "constant"),
         (generation(np.full((1, 4), -4.16)), "constant"),
     ],
@@ -184,6 +188,11 @@ def test_unsound_evidence_is_rejected_with_its_reason(bad, reason):
 
 def test_a_certainty_that_rounds_to_zero_is_sound_when_its_rivals_are_hopeless():
     assert judge(generation([[0.0, -17.5, -18.0, -20.0]]), SPEC).accepted
+
+
+def test_one_token_rounded_to_zero_is_sound_beside_others_that_are_not():
+    rows = [[0.0, -12.0, -13.0, -15.0], [-0.1, -3.0, -4.0, -5.0]]
+    assert judge(generation(rows), SPEC).reason == "accepted"
 
 
 def test_a_constant_row_is_seen_by_the_papers_definition_too():

@@ -36,6 +36,7 @@ HEAVY = {
     "httpx",
     "jinja2",
     "matplotlib",
+    "msgspec",
     "rich",
     "torch",
     "transformers",
@@ -59,8 +60,8 @@ TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transf
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
 # relative to `speceyes`; the first room with a matching one counts.
 ROOMS: dict[str, Room] = {
-    "nouns": Room(("types", "errors"), (), ("numpy",), pure=True),
-    "gate": Room(("gate", "screen", "calibrate"), ("nouns",), ("numpy",), pure=True),
+    "nouns": Room(("types", "errors", "tables"), (), ("numpy",), pure=True),
+    "gate": Room(("gate", "screen", "specs", "calibrate"), ("nouns",), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
     "tools": Room(("tools", "tools.zoom"), ("nouns",), pure=True),
@@ -73,27 +74,36 @@ ROOMS: dict[str, Room] = {
     "scores": Room(
         ("bench.grade", "bench.stats"), ("nouns", "gate", "scenes"), ("numpy",), pure=True
     ),
-    "config": Room(("config",), ("nouns", "gate")),
+    "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
+    "config": Room(
+        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "wire")
+    ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
+    "shelf": Room(("engines.shelf",)),
     "orchestration": Room(("agent", "phases", "funnel"), ("nouns", "gate", "story"), ("anyio",)),
     "replay": Room(("engines", "engines.replay"), ("nouns",), ("anyio", "numpy")),
-    "local": Room(("engines.*",), ("nouns", "pictures"), ("anyio", *TORCH)),
+    "http": Room(
+        ("engines.http", "engines.transport", "engines.dataurls"),
+        ("nouns", "wire", "pictures", "shelf"),
+        ("aiohttp", "anyio", "msgspec"),
+    ),
+    "local": Room(("engines.*",), ("nouns", "pictures", "shelf"), ("anyio", *TORCH)),
     "pair": Room(("builtin", "builtin.pair"), (*PURE, "pictures", "local"), ("anyio", *TORCH)),
     "apps": Room(
-        ("bench", "bench.*"),
+        ("bench", "bench.*", "doctor", "doctor.*"),
         (*PURE, "scores", "config", "pictures", "orchestration", "replay"),
         ("PIL", "anyio", "jinja2", "numpy", "rich"),
     ),
     "assembly": Room(
         ("assemble",),
-        (*PURE, "config", "pictures", "orchestration", "replay", "local", "pair"),
+        (*PURE, "wire", "config", "pictures", "orchestration", "replay", "http", "local", "pair"),
         ("anyio",),
     ),
     "front": Room(
         ("",), ("nouns", "gate", "story", "config", "orchestration", "pictures", "assembly")
     ),
     "cli": Room(
-        ("cli", "__main__"),
+        ("cli", "commands", "commands.*", "__main__"),
         (*PURE, "scores", "config", "pictures", "orchestration", "apps", "assembly", "front"),
         ("anyio", "rich", "typer"),
     ),

@@ -64,6 +64,20 @@ def test_doubt_is_none_and_needs_the_tool(doubtful):
     assert needs_tool(p_needs_tool(doubtful), ScreenSpec(threshold=1.0))
 
 
+@pytest.mark.parametrize(
+    ("text", "p_tool"),
+    [("yes", 1.0), ("No", 0.0), (" no.\n", 0.0), ("", None), ("no tool", None), ("maybe", None)],
+)
+def test_without_evidence_the_word_itself_is_read(text, p_tool):
+    assert p_needs_tool(None, text=text) == p_tool
+
+
+def test_with_evidence_of_any_kind_the_word_is_not_read():
+    nothing = Evidence(np.zeros((0, 2)), np.zeros(0), ())
+    assert p_needs_tool(nothing, text="no") is None
+    assert p_needs_tool(first_token(yes=0.9, no=0.1), text="no") == pytest.approx(0.9)
+
+
 def test_too_little_mass_is_doubt():
     stray = first_token(The=0.99, no=0.004)
     assert p_needs_tool(stray) == 0.0

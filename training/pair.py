@@ -21,7 +21,8 @@ from training.tokenizer import train_tokenizer
 SHARDS = 6
 SHARD_SIZE = 5_000
 VISION_STEPS = {"small": 4_000, "large": 3_600}
-LANGUAGE_STEPS = {"small": (900, 4_200), "large": (1_700, 4_200)}  # listing, in all
+LANGUAGE_STEPS = {"small": (900, 4_200), "large": (3_000, 9_000)}  # listing, in all
+LANGUAGE_BATCH = {"small": 32, "large": 16}
 TUNE_STEPS = 1_800  # of the small model
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("training/runs"))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for each model")
+    parser.add_argument("--bf16", action="store_true", help="language models in bfloat16")
     parser.add_argument("--fresh", action="store_true", help="forget earlier checkpoints")
     a = parser.parse_args()
     if a.fresh:
@@ -51,6 +53,7 @@ def _stages(role: str, a: argparse.Namespace) -> list[list[str]]:
     listing, steps = LANGUAGE_STEPS[role]
     where = ["--out", str(a.out), "--device", a.device, "--threads", str(a.threads)]
     counts = ["--listing-steps", str(listing), "--steps", str(steps)]
+    counts += ["--batch", str(LANGUAGE_BATCH[role]), *(["--bf16"] if a.bf16 else [])]
     tune = [["tune", "--steps", str(TUNE_STEPS), *where]] if role == "small" else []
     last = "tune" if tune else "language"
     return [

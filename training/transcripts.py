@@ -143,6 +143,22 @@ def agent(
     return transcript(turns, tuple(pictures))
 
 
+def drill(scene: Scene, asked: Asked) -> Transcript:
+    """Conclude from what has been seen, in words alone: cheap practice in comparing and recalling.
+
+    The question and what was seen are given; only the conclusion is learnt.
+    """
+    thing = asked.targets[-1] if asked.targets else None
+    options = f"\n{' '.join(asked.options)}" if asked.options else ""
+    given = (
+        f"<|im_start|>user\n{asked.question}{options}<|im_end|>\n<|im_start|>assistant\n"
+        f"<think>{_sought(asked)} {_survey(scene)}<|im_end|>\n<|im_start|>assistant\n"
+        f"<think>{_sought(asked)} Now I see {_described(asked, thing)}."
+    )
+    reply = f" {_conclusion(asked)}</think>\n<answer>{asked.answer}</answer><|im_end|>"
+    return Transcript((Piece(given, is_target=False), Piece(reply, is_target=True)), ())
+
+
 def corpus(rng: np.random.Generator, count: int) -> Iterator[str]:
     """Yield texts for the tokenizer: every kind of example, with every number and word in it."""
     for i in range(count):
@@ -221,9 +237,9 @@ def _conclusion(asked: Asked) -> str:
         points = [(t.colour, grid_point(t.x_px, t.y_px)) for t in asked.targets]
         so = "".join(f"The {colour} object is near {x} {y}. " for colour, (x, y) in points) + so
     if asked.kind == "existence" and asked.targets:
+        # Side by side right before the verdict: from further apart they are not compared.
         sought, seen = asked.question.split()[4], asked.targets[0].shape
-        same = "what I look for" if sought == seen else f"not a {sought}"
-        so = f"It is a {seen}, {same}. {so}"
+        so = f"It is a {seen}, I look for a {sought}: {asked.answer}. {so}"
     return so
 
 

@@ -105,7 +105,10 @@ class Agent:
 
     def _read(self, generation: Generation, views: tuple[View, ...]) -> Reply:
         reply = self.protocol.parse(generation.text, views)
-        if isinstance(reply, Malformed) and generation.finish == "length":
+        is_unended = isinstance(reply, Malformed) or (
+            isinstance(reply, FinalAnswer) and reply.is_open
+        )
+        if is_unended and generation.finish == "length":
             limit = self.budget.max_tokens_per_turn
             return Malformed("truncated", f"the reply was cut off after {limit} tokens; be brief")
         if isinstance(reply, ToolCall) and reply.tool not in self.tools:

@@ -6,10 +6,13 @@ are closed on leaving, engines given as objects are their owner's, and may serve
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never
 
 import anyio
@@ -21,22 +24,28 @@ from speceyes.config import (
     DEFAULT_POLICY,
     DEFAULT_PROTOCOL,
     DEFAULTS,
-    BuiltinEngine,
-    EngineSource,
-    LocalEngineAt,
-    PairRole,
     PolicyName,
     Settings,
-    parse_engine,
     parse_policy,
     parse_protocol,
 )
+from speceyes.engine_names import (
+    BuiltinEngine,
+    EngineSource,
+    HttpEngineAt,
+    LocalEngineAt,
+    PairRole,
+    parse_engine,
+)
+from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
 from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial
 from speceyes.gate import PAPER, GateSpec
 from speceyes.phases import Parts, Rules, in_thread
+from speceyes.protocols import make_protocol
 from speceyes.screen import ScreenSpec
+from speceyes.settings_file import Choices
 from speceyes.types import Budget, Engine, Query, ToolProtocol
 
 if TYPE_CHECKING:
@@ -46,7 +55,15 @@ _T = TypeVar("_T")
 
 POLICIES: Final[Mapping[PolicyName, Policy]] = {"serial": serial, "agent_only": agent_only}
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
-_EXTRA: Final = frozenset({"jinja2", "safetensors", "tokenizers", "torch", "transformers"})
+_INSTALL: Final = {
+    "local": "pip install 'speceyes[local]', with torch before it",
+    "http": "pip install 'speceyes[http]'",
+}
+_EXTRAS: Final = {
+    **dict.fromkeys(("jinja2", "safetensors", "tokenizers", "torch", "transformers"), "local"),
+    **dict.fromkeys(("aiohttp", "msgspec"), "http"),
+}
+_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,9 +71,11 @@ class SpecEyes:
     """Answer visual questions: the library's front. Use it within `async with`.
 
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
-    threshold is valid only for what it was calibrated with, and get a neutral screen.
+    threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
+    are a release's own wording, for a protocol given by its name. `http` is for engines on servers.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
-    directory that does not exist or an extra that is not installed, when entered.
+    directory that does not exist, a key that is not set or an extra that is not installed, when
+    entered.
     """
 
     small: Engine | str = DEFAULT_ENGINE
@@ -66,6 +85,9 @@ class SpecEyes:
     screen: ScreenSpec | None = None
     policy: str = DEFAULT_POLICY
     settings: Settings = DEFAULTS
+    http: HttpSettings = DEFAULT_HTTP
+    system_prompt: str | None = None
+    user_prompt: str | None = None
     _funnel: Funnel | None = field(default=None, init=False, repr=False)
     _opened: AsyncExitStack | None = field(default=None, init=False, repr=False)
 
@@ -140,9 +162,9 @@ class SpecEyes:
         gate, screen = self._specs(tuning if is_pair else None)
         is_tuned = isinstance(sources["large"], BuiltinEngine)
         protocol = self._protocol(tuning if is_tuned else None)
-        small = large = await _open_engine("small", sources["small"], stack)
+        small = large = await self._open("small", sources["small"], stack)
         if sources["large"] != sources["small"]:
-            large = await _open_engine("large", sources["large"], stack)
+            large = await self._open("large", sources["large"], stack)
         parts = Parts(
             small=small,
             screener={"large": large, "small": small, "none": None}[settings.screen_by],
@@ -151,6 +173,18 @@ class SpecEyes:
             open_pixels=DecodedPictures,
         )
         return Funnel(parts, _rules(gate, screen, settings), POLICIES[parse_policy(self.policy)])
+
+    async def _open(
+        self, role: PairRole, source: Engine | EngineSource, stack: AsyncExitStack
+    ) -> Engine:
+        match source:
+            case BuiltinEngine() | LocalEngineAt() | HttpEngineAt():
+                load = partial(_load, role, source, self.http)
+                engine = await in_thread(partial(_with_extra, role, load))
+                stack.push_async_callback(_close, engine)
+                return engine
+            case _:
+                return source
 
     def _specs(self, tuning: Tuning | None) -> tuple[GateSpec, ScreenSpec]:
         gate, screen = self.gate, self.screen
@@ -162,46 +196,86 @@ class SpecEyes:
             raise ConfigError(
                 "gate",
                 "none is known for these engines, and a threshold is valid only for what it was "
-                "calibrated with; give a GateSpec (speceyes.PAPER is the published one)",
+                "calibrated with; give a GateSpec, or --gate (paper is the published one)",
             )
         return gate, screen or ScreenSpec()
 
     def _protocol(self, tuning: Tuning | None) -> ToolProtocol:
         if not isinstance(self.protocol, str):
+            if self.system_prompt is not None or self.user_prompt is not None:
+                named = "user_prompt" if self.system_prompt is None else "system_prompt"
+                raise ConfigError(
+                    named, "is for a protocol given by its name; set the object's own"
+                )
             return self.protocol
-        if tuning is not None:
+        system, user = self.system_prompt, self.user_prompt
+        if tuning is None:
+            return make_protocol(self.protocol, system_prompt=system, user_prompt=user)
+        if self.protocol != tuning.protocol.name:
+            raise ConfigError(
+                "protocol",
+                f"the built-in large model speaks {tuning.protocol.name}, not {self.protocol}",
+            )
+        if system is None and user is None:
             return tuning.protocol
-        from speceyes.protocols.deepeyes import DeepEyes
-
-        return DeepEyes()
+        return replace(tuning.protocol, system_prompt=system, user_prompt=user)
 
 
-async def _open_engine(
-    role: PairRole, source: Engine | EngineSource, stack: AsyncExitStack
-) -> Engine:
-    match source:
-        case BuiltinEngine() | LocalEngineAt():
-            engine = await in_thread(partial(_with_extra, role, partial(_load, role, source)))
-            stack.push_async_callback(_close, engine)
-            return engine
-        case _:
-            return source
+def arrange(choices: Choices) -> SpecEyes:
+    """Make what a caller chose; what was left open gets the defaults. Raises: ConfigError."""
+    return SpecEyes(
+        small=choices.small or DEFAULT_ENGINE,
+        large=choices.large or DEFAULT_ENGINE,
+        protocol=choices.protocol or DEFAULT_PROTOCOL,
+        policy=choices.policy or DEFAULT_POLICY,
+        gate=choices.gate,
+        screen=choices.screen,
+        settings=choices.settings,
+        http=choices.http,
+        system_prompt=choices.system_prompt,
+        user_prompt=choices.user_prompt,
+    )
 
 
-def _load(field: PairRole, source: EngineSource) -> Engine:
+def _load(field: PairRole, source: EngineSource, http: HttpSettings) -> Engine:
     match source:
         case BuiltinEngine(role=role):
             from speceyes.builtin.pair import load
 
             return load(role)
-        case LocalEngineAt(directory=directory):
-            if not directory.is_dir():
-                raise ConfigError(field, f"there is no directory {directory}")
+        case LocalEngineAt(source=named):
+            found = _find(field, named)
             from speceyes.engines.local import LocalEngine
 
-            return LocalEngine.load(directory, name=f"local:{directory}")
+            return LocalEngine.load(found, name=str(source))
+        case HttpEngineAt(base_url=base_url, model=model, key_env=key_env):
+            key = _read_key(field, source)
+            from speceyes.engines.http import HttpEngine
+
+            return HttpEngine(base_url, model=model, key=key, key_env=key_env, settings=http)
         case _:
             assert_never(source)
+
+
+def _find(field: PairRole, named: str) -> Path | str:
+    folder = Path(named).expanduser()
+    if folder.is_dir():
+        return folder
+    if _HUB_NAME.fullmatch(named):
+        return named
+    raise ConfigError(field, f"there is no directory {named}, and on the hub names are ORG/NAME")
+
+
+def _read_key(field: PairRole, source: HttpEngineAt) -> str | None:
+    if source.key_env is None:
+        return None
+    key = os.environ.get(source.key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            field,
+            f"the environment variable {source.key_env}, which is to hold the key, is not set",
+        )
+    return key
 
 
 def _read_tuning() -> Tuning:
@@ -211,15 +285,14 @@ def _read_tuning() -> Tuning:
 
 
 def _with_extra(field: PairRole, work: Callable[[], _T]) -> _T:
-    # Importing the engines of this process imports torch: seconds, and perhaps not installed.
+    # Importing engines imports torch, say: seconds, and perhaps it is not installed.
     try:
         return work()
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        raise ConfigError(
-            field, f"needs {error.name}: pip install 'speceyes[local]', with torch before it"
-        ) from error
+        raise ConfigError(field, f"needs {error.name}: {_INSTALL[extra]}") from error
 
 
 async def _close(engine: Engine) -> None:

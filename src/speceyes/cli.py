@@ -9,17 +9,20 @@ clear line and exit code 2, never a traceback.
 
 import importlib.util
 import json
-import math
 import sys
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
-from speceyes.errors import ConfigError, InputError, SpecEyesError
-from speceyes.events import Answer, Event, fold
+from speceyes.commands.ask import add_ask
+from speceyes.commands.choosing import chosen
+from speceyes.commands.doctor import add_doctor
+from speceyes.commands.exits import EXIT_FAILED, EXIT_INTERRUPTED, complain, named_errors
+from speceyes.errors import ConfigError
+from speceyes.settings_file import Choices
 
 if TYPE_CHECKING:
     import typer
@@ -30,11 +33,7 @@ if TYPE_CHECKING:
     from speceyes.bench.terminal import LiveProgress
     from speceyes.builtin.suite import Item
     from speceyes.funnel import Funnel
-    from speceyes.types import Query
 
-EXIT_FAILED: Final = 1
-EXIT_INPUT: Final = 2
-EXIT_INTERRUPTED: Final = 130
 _EXTRA: Final = ("typer", "rich")
 _DEMO_OUT: Final = Path("runs/demo")
 _WARM_UP_ITEMS: Final = 3
@@ -48,8 +47,7 @@ class DemoOptions:
     seed: int
     concurrency: int
     out: Path
-    small: str
-    large: str
+    choices: Choices
     as_json: bool
 
 
@@ -68,7 +66,7 @@ def main() -> None:
     missing = [package for package in _EXTRA if importlib.util.find_spec(package) is None]
     if missing:
         needs = " and ".join(missing)
-        _complain(f"the command line needs {needs}: pip install 'speceyes[cli]'")
+        complain(f"the command line needs {needs}: pip install 'speceyes[cli]'")
         sys.exit(EXIT_FAILED)
     build_app()()
 
@@ -98,7 +96,8 @@ def build_app() -> "typer.Typer":
         pass
 
     _add_demo(app)
-    _add_ask(app)
+    add_ask(app)
+    add_doctor(app)
     return app
 
 
@@ -106,7 +105,7 @@ def _add_demo(app: "typer.Typer") -> None:
     import typer
 
     from speceyes.bench.demo import DEFAULT_CONCURRENCY, DEFAULT_ITEMS
-    from speceyes.config import DEFAULT_ENGINE
+    from speceyes.config import DEFAULT_ENGINE, DEFAULT_PROTOCOL
 
     @app.command()
     def demo(
@@ -119,50 +118,52 @@ def _add_demo(app: "typer.Typer") -> None:
         out: Annotated[
             Path, typer.Option(help="Folder to write to; an earlier demo there is replaced.")
         ] = _DEMO_OUT,
-        small: Annotated[str, typer.Option(help="Engine that speculates.")] = DEFAULT_ENGINE,
-        large: Annotated[str, typer.Option(help="Engine with tools.")] = DEFAULT_ENGINE,
+        small: Annotated[
+            str | None, typer.Option(help="Engine that speculates.", show_default=DEFAULT_ENGINE)
+        ] = None,
+        large: Annotated[
+            str | None, typer.Option(help="Engine with tools.", show_default=DEFAULT_ENGINE)
+        ] = None,
+        protocol: Annotated[
+            str | None,
+            typer.Option(help="How the large one calls its tools.", show_default=DEFAULT_PROTOCOL),
+        ] = None,
+        gate: Annotated[
+            str | None,
+            typer.Option(help="paper, FILE.json or FILE.toml; the built-in pair has its own."),
+        ] = None,
+        config: Annotated[
+            Path | None, typer.Option(help="Settings file; flags go before it.")
+        ] = None,
+        system_prompt: Annotated[
+            Path | None, typer.Option(help="File with a release's own system prompt.")
+        ] = None,
+        user_prompt: Annotated[
+            Path | None, typer.Option(help="File with its user prompt, with {question} in it.")
+        ] = None,
         as_json: Annotated[
             bool, typer.Option("--json", help="Print one JSON document, last.")
         ] = False,
     ) -> None:
         """Let the agent alone and SpecEyes answer the same questions, and write a report."""
-        with _named_errors():
+        with named_errors():
             options = DemoOptions(
                 items=items,
                 seed=seed,
                 concurrency=concurrency,
                 out=out,
-                small=small,
-                large=large,
+                choices=chosen(
+                    config=config,
+                    small=small,
+                    large=large,
+                    protocol=protocol,
+                    gate=gate,
+                    system_prompt=system_prompt,
+                    user_prompt=user_prompt,
+                ),
                 as_json=as_json,
             )
             sys.exit(run_demo(options))
-
-
-def _add_ask(app: "typer.Typer") -> None:
-    import typer
-
-    from speceyes.config import DEFAULT_ENGINE
-
-    @app.command()
-    def ask(
-        image: Annotated[Path, typer.Argument(help="Picture to ask about.")],
-        question: Annotated[str, typer.Argument(help="What to ask.")],
-        *,
-        option: Annotated[
-            list[str] | None, typer.Option(help="An answer to choose from; give two or more.")
-        ] = None,
-        small: Annotated[str, typer.Option(help="Engine that speculates.")] = DEFAULT_ENGINE,
-        large: Annotated[str, typer.Option(help="Engine with tools.")] = DEFAULT_ENGINE,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    ) -> None:
-        """Answer one question about a picture, and show its way through the phases."""
-        with _named_errors():
-            from speceyes.pictures import open_picture
-            from speceyes.types import Query
-
-            query = Query(question, (open_picture(image),), tuple(option or ()))
-            run_ask(query, small=small, large=large, as_json=as_json)
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -172,10 +173,9 @@ def run_demo(options: DemoOptions) -> int:
 
     from speceyes.bench.demo import Ledger
     from speceyes.bench.terminal import LiveProgress
-    from speceyes.config import parse_engine
 
-    parse_engine(options.small, role="small")  # refused at once, not after drawing the scenes
-    parse_engine(options.large, role="large")
+    if options.choices.policy == "agent_only":
+        raise ConfigError("policy", "agent_only is what a demo compares with; choose another")
     console = Console(stderr=options.as_json)
     with _records_file(options.out) as file:
         sitting = Sitting(ledger=Ledger(file))
@@ -185,7 +185,7 @@ def run_demo(options: DemoOptions) -> int:
         except KeyboardInterrupt:
             sitting.is_partial = True
     if sitting.setup is None or not sitting.ledger.records:
-        _complain("interrupted before anything was answered; there is nothing to report")
+        complain("interrupted before anything was answered; there is nothing to report")
         return EXIT_INTERRUPTED
     _finish(options, sitting, console)
     return EXIT_INTERRUPTED if sitting.is_partial else 0
@@ -219,26 +219,12 @@ async def _sit(options: DemoOptions, sitting: Sitting, progress: "LiveProgress")
 async def open_contestants(
     options: DemoOptions,
 ) -> "AsyncGenerator[tuple[Contestants, Funnel], None]":
-    """Open the engines once, and let three funnels share them; the second of the pair is SpecEyes.
+    """Open the engines once, for three funnels to share; the second given is SpecEyes' own."""
+    from speceyes.assemble import arrange
+    from speceyes.bench.demo import contestants_on
 
-    The one for the small model alone gathers evidence for the paper's K as well.
-    """
-    from speceyes.assemble import SpecEyes
-    from speceyes.bench.demo import Contestants
-    from speceyes.bench.records import PAPER_K
-    from speceyes.funnel import Funnel, agent_only
-
-    async with SpecEyes(small=options.small, large=options.large) as eyes:
-        funnel = eyes.funnel
-        parts, rules = funnel.parts, funnel.rules
-        open_gate = replace(rules.gate, k=max(rules.gate.k, PAPER_K), threshold=-math.inf)
-        async with (
-            Funnel(parts, rules, agent_only) as alone,
-            Funnel(replace(parts, screener=None), replace(rules, gate=open_gate)) as small,
-        ):
-            engines = (parts.small, parts.agent.engine)
-            sides = Contestants(baseline=alone, speceyes=funnel, small=small, engines=engines)
-            yield sides, funnel
+    async with arrange(options.choices) as eyes, contestants_on(eyes.funnel) as contestants:
+        yield contestants, eyes.funnel
 
 
 def _setup(options: DemoOptions, funnel: "Funnel") -> "Setup":
@@ -290,52 +276,6 @@ def _finish(options: DemoOptions, sitting: Sitting, console: "Console") -> None:
         print(written)
 
 
-def run_ask(query: "Query", *, small: str, large: str, as_json: bool) -> None:
-    """Answer one query and show its way. Raises: SpecEyesError, the one it failed with."""
-    import anyio
-    from rich.console import Console
-
-    from speceyes.bench.terminal import show_answer
-
-    console = Console(quiet=as_json)
-    answer = anyio.run(_follow, query, small, large, console)
-    if as_json:
-        print(json.dumps(_plain(answer)))
-    else:
-        show_answer(console, answer)
-
-
-async def _follow(query: "Query", small: str, large: str, console: "Console") -> Answer:
-    from speceyes.assemble import SpecEyes
-    from speceyes.bench.terminal import show_event
-
-    events: list[Event] = []
-    async with (
-        SpecEyes(small=small, large=large) as eyes,
-        aclosing(eyes.stream(query)) as stream,
-    ):
-        async for event in stream:
-            events.append(event)
-            show_event(console, event)
-    return fold(events)
-
-
-def _plain(answer: Answer) -> dict[str, Any]:
-    verdict = answer.verdict
-    return {
-        "text": answer.text,
-        "route": answer.route,
-        "reason": answer.reason,
-        "p_tool": answer.p_tool,
-        "verdict": None if verdict is None else asdict(verdict),
-        "depth": answer.depth,
-        "turns": answer.turns,
-        "elapsed_s": answer.elapsed_s,
-        "phase_s": dict(answer.phase_s),
-        "usage_by_phase": {phase: asdict(used) for phase, used in answer.usage_by_phase.items()},
-    }
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         from speceyes import __version__
@@ -353,22 +293,3 @@ def _records_file(folder: Path) -> "Iterator[TextIO]":
         raise ConfigError("out", f"{folder} cannot be written to: {error.strerror}") from error
     with file:
         yield file
-
-
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    try:
-        yield
-    except SpecEyesError as error:
-        _complain(str(error))
-        sys.exit(EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
-    except OSError as error:
-        _complain(f"{error.filename or 'a file'}: {error.strerror or error}")
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
-
-
-def _complain(what: str) -> None:
-    print(f"speceyes: {what}", file=sys.stderr)

@@ -1,46 +1,26 @@
-"""These are the settings, with all their defaults, and the grammar of engine strings.
+"""These are the settings, with all their defaults.
 
-It refuses to open anything: a string becomes a description of an engine, and no more.
+It refuses to open anything: a name is checked against those there are, and no more.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast, get_args
 
 from speceyes.errors import ConfigError
+from speceyes.protocols import PROTOCOLS
 
 PolicyName: TypeAlias = Literal["serial", "agent_only"]
-ProtocolName: TypeAlias = Literal["deepeyes"]
 ScreenBy: TypeAlias = Literal["large", "small", "none"]
-PairRole: TypeAlias = Literal["small", "large"]
 
 DEFAULT_ENGINE: Final = "builtin"
-DEFAULT_PROTOCOL: Final[ProtocolName] = "deepeyes"
+DEFAULT_PROTOCOL: Final = "deepeyes"
 DEFAULT_POLICY: Final[PolicyName] = "serial"
 DEFAULT_CONCURRENCY: Final = 6  # the reference code's batch
-ENGINE_CHOICES: Final = "builtin, builtin:small, builtin:large, local:DIR"
 _LEAST_ONE: Final = ("max_answer_tokens", "max_pictures", "max_turns", "max_tokens_per_turn")
 _TIMEOUTS: Final = ("screen_timeout_s", "speculate_timeout_s", "fall_back_timeout_s")
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltinEngine:
-    """One of the two models that come with speceyes."""
-
-    role: PairRole
-
-
-@dataclass(frozen=True, slots=True)
-class LocalEngineAt:
-    """A model in a directory, run in this process."""
-
-    directory: Path
-
-
-EngineSource: TypeAlias = BuiltinEngine | LocalEngineAt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,36 +55,16 @@ class Settings:
                 raise ConfigError(name, f"{timeout_s} is not a number of seconds above 0")
 
 
-def parse_engine(text: str, *, role: PairRole) -> EngineSource:
-    """Read an engine string; `builtin` alone is the built-in model of the given role.
-
-    Raises: ConfigError naming the choices.
-
-    >>> parse_engine("builtin", role="small")
-    BuiltinEngine(role='small')
-    """
-    kind, _, rest = text.partition(":")
-    match (kind, rest):
-        case ("builtin", "") if text == "builtin":
-            return BuiltinEngine(role)
-        case ("builtin", "small" | "large" as named):
-            return BuiltinEngine(named)
-        case ("local", directory) if directory:
-            return LocalEngineAt(Path(directory))
-        case _:
-            raise ConfigError(role, f"{text!r} is no engine; choose from {ENGINE_CHOICES}")
-
-
 def parse_policy(text: str) -> PolicyName:
     """Read a policy's name. Raises: ConfigError naming the choices."""
     _check_choice("policy", text, get_args(PolicyName))
     return cast(PolicyName, text)
 
 
-def parse_protocol(text: str) -> ProtocolName:
+def parse_protocol(text: str) -> str:
     """Read a protocol's name. Raises: ConfigError naming the choices."""
-    _check_choice("protocol", text, get_args(ProtocolName))
-    return cast(ProtocolName, text)
+    _check_choice("protocol", text, tuple(PROTOCOLS))
+    return text
 
 
 def _check_choice(field: str, text: str, choices: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from speceyes.errors import SpecEyesError, TraceError
 from speceyes.gate import GateReason, Verdict
@@ -25,6 +25,17 @@ RouteReason: TypeAlias = Literal[
     "agent_only",  # the baseline: no funnel was asked for
 ]
 Reason: TypeAlias = GateReason | RouteReason
+
+ENGINE_FAILURES: Final[frozenset[Reason]] = frozenset(
+    {
+        "screen_failed",
+        "screen_timeout",
+        "small_failed",
+        "small_timeout",
+        "agent_failed",
+    }
+)
+"""The reasons that speak of an engine that is down or broken, not of the query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +174,14 @@ class Answer:
     turns: int
     elapsed_s: float
     trace: Trace = field(repr=False)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Say if an engine failed on the way, so that the funnel did not work as it is meant to.
+
+        The answer stands: the agent's, or, on the route `degraded`, what the gate had rejected.
+        """
+        return self.reason in ENGINE_FAILURES
 
     @property
     def usage(self) -> Usage:

@@ -25,14 +25,14 @@ GateReason: TypeAlias = Literal[
     "below_threshold",
     "truncated",  # cut off by the token limit: not fully scored
     "empty_answer",
-    "no_evidence",
+    "no_evidence",  # missing or empty
     "length_mismatch",  # evidence does not cover the answer token by token
     "too_few_candidates",  # fewer than the spec's K
     "masked",  # -inf or -9999: processed, not raw, log-probabilities
     "non_finite",
     "unsorted",
     "constant",  # rivals without spread: no model says that
-    "zeroed",  # exactly 0.0 beside likely rivals: corrupted by the engine
+    "zeroed",  # exactly 0.0 where that cannot be: corrupted by the engine
     "not_greedy",  # the chosen token is not the top one
 ]
 
@@ -43,6 +43,7 @@ _MASKED_LOGP: Final = -9000.0  # engines write -9999 for what they masked
 _CONSTANT_SPREAD: Final = 1e-4  # nats; below it, eps and rounding decide the score
 _GREEDY_TOLERANCE: Final = 1e-3  # nats; ties, and servers that round
 _ZERO_RIVAL_LOGP: Final = -9.0  # nats; see _is_zeroed
+_SURE_RIVAL_LOGP: Final = -15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +254,10 @@ def _check_order(
 ) -> GateReason | None:
     if (np.diff(rows, axis=1) > 0).any():
         return "unsorted"
-    if (np.abs(chosen - rows[:, 0]) > _GREEDY_TOLERANCE).any():
-        return "not_greedy"
     if _is_zeroed(rows, chosen):
         return "zeroed"
+    if (np.abs(chosen - rows[:, 0]) > _GREEDY_TOLERANCE).any():
+        return "not_greedy"
     field = _measured(rows, spec.definition)
     spread = field.max(axis=1) - field.min(axis=1)  # (T,)
     return "constant" if (spread < _CONSTANT_SPREAD).any() else None
@@ -266,5 +267,9 @@ def _is_zeroed(rows: npt.NDArray[np.float64], chosen: npt.NDArray[np.float64]) -
     # Speculative decoding inside an engine can report 0.0 for every token (llama.cpp #27972). Yet
     # a sure token's log-probability truly rounds to 0.0: in float32 when its rivals together hold
     # less than 6e-8 (log: -16.6), on a server that rounds to 4 decimals below 5e-5 (-9.9). A
-    # likelier rival than that beside a certainty contradicts it.
-    return bool(((chosen == 0.0) & (rows[:, 1] > _ZERO_RIVAL_LOGP)).any())
+    # likelier rival than that beside a certainty contradicts it, and so does a top candidate that
+    # is not 0.0 itself. Where *every* token is 0.0, as that defect has it, rounding to a few
+    # decimals is no excuse either: each must be as sure as float32 asks.
+    zero, rival = chosen == 0.0, rows[:, 1]
+    contradicted = (zero & ((rival > _ZERO_RIVAL_LOGP) | (rows[:, 0] != 0.0))).any()
+    return bool(contradicted or (zero.all() and (rival > _SURE_RIVAL_LOGP).any()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, TypeVar
 
@@ -31,7 +31,7 @@ from speceyes.events import (
     Speculated,
 )
 from speceyes.gate import GateSpec, judge
-from speceyes.screen import ScreenSpec, needs_tool, p_needs_tool
+from speceyes.screen import SCREEN_WORDS, ScreenSpec, needs_tool, p_needs_tool
 from speceyes.types import (
     Box,
     Conversation,
@@ -129,11 +129,15 @@ class Passage:
         if engine is None:
             return None
         conversation = self.parts.prompts.screen(self.query, self.sight.views)
-        request = request_for(conversation, 1, top_logprobs=spec.top_logprobs)
+        request = replace(
+            request_for(conversation, 1, top_logprobs=spec.top_logprobs), choices=SCREEN_WORDS
+        )
         try:
             with self._phase("screen"):
                 generation = await _ask_within(self.rules.screen_timeout_s, engine, request)
-                p_tool = p_needs_tool(generation.evidence, min_mass=spec.min_mass)
+                p_tool = p_needs_tool(
+                    generation.evidence, min_mass=spec.min_mass, text=generation.text
+                )
                 needs = needs_tool(p_tool, spec)
                 self._tell(Screened(*self._stamp(), p_tool, needs, generation))
         except EngineError as error:

@@ -35,12 +35,16 @@ def question_text(query: Query) -> str:
     question = query.question.strip()
     if not query.options:
         return question
+    return f"{question}\n{options_text(query)}"
+
+
+def options_text(query: Query) -> str:
+    """Put the options alone into words, each with its letter; without options, nothing."""
     options = [option.strip() for option in query.options]
     is_short = all(len(option) <= _SHORT_OPTION_CHARS for option in options)
     is_single_line = all(len(option.splitlines()) == 1 for option in options)
     separator = " " if is_short and is_single_line else "\n"
-    listed = (f"({_letter(place)}) {option}" for place, option in enumerate(options))
-    return f"{question}\n{separator.join(listed)}"
+    return separator.join(f"({_letter(place)}) {option}" for place, option in enumerate(options))
 
 
 def speculate(query: Query, views: tuple[View, ...]) -> Conversation:

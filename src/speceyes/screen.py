@@ -6,10 +6,16 @@ It refuses to know the prompt, the model and the tokenizer; it sees candidate te
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from speceyes.errors import ConfigError
 from speceyes.types import Evidence
+
+_SAID: Final[Mapping[str, float]] = {"yes": 1.0, "no": 0.0}
+SCREEN_WORDS: Final = tuple(_SAID)
+"""The only two replies of use, for engines that can hold a model to them."""
 
 # What tokenizers write for a leading space or newline: GPT-2 style bytes, and SentencePiece.
 _SPACE_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": " ", "\u0109": " "})
@@ -38,13 +44,16 @@ class ScreenSpec:
             raise ConfigError("screen.top_logprobs", "must be at least 2, for yes and for no")
 
 
-def p_needs_tool(evidence: Evidence | None, *, min_mass: float = 0.0) -> float | None:
+def p_needs_tool(
+    evidence: Evidence | None, *, min_mass: float = 0.0, text: str = ""
+) -> float | None:
     """Read p(yes) / (p(yes) + p(no)) off the first token, over all spellings of yes and no.
 
     Spellings differ in case, whitespace, a tokenizer's space marks and closing punctuation.
-    Units: nats in, a probability out. Invariants: a constant added to the row changes nothing
-    while `min_mass` is 0. None means doubt: no first token, neither word among the candidates,
-    or both together below `min_mass`.
+    Where there is no evidence at all, `text`, what was said, counts as 1 or 0 if it is one of the
+    two words. Units: nats in, a probability out. Invariants: a constant added to the row changes
+    nothing while `min_mass` is 0. None means doubt: no first token, neither word among the
+    candidates, both together below `min_mass`, or another text.
 
     >>> import numpy as np
     >>> row = np.log(np.array([[0.6, 0.3, 0.1]], dtype=np.float32))
@@ -52,13 +61,15 @@ def p_needs_tool(evidence: Evidence | None, *, min_mass: float = 0.0) -> float |
     >>> None if p is None else round(p, 4)
     0.6667
     """
-    if evidence is None or not evidence.candidates or evidence.logp_topk.ndim != 2:
+    if evidence is None:
+        return _SAID.get(_word(text))
+    if not evidence.candidates or evidence.logp_topk.ndim != 2:
         return None
     if evidence.logp_topk.shape[0] == 0:
         return None
     mass = {"yes": 0.0, "no": 0.0}
-    for text, logp in zip(evidence.candidates[0], evidence.logp_topk[0].tolist(), strict=False):
-        word = _word(text)
+    for token, logp in zip(evidence.candidates[0], evidence.logp_topk[0].tolist(), strict=False):
+        word = _word(token)
         if word in mass and math.isfinite(logp):
             mass[word] += math.exp(min(logp, 0.0))
     total = mass["yes"] + mass["no"]

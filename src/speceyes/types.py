@@ -216,6 +216,7 @@ class Generation:
     """Hold what an engine said. If a stop string ended it, `text` includes that string.
 
     `token_count` counts the answer's tokens without the end token, so it equals the evidence's T.
+    `request_id` is the server's name for the call, to find it in its log; no part of what was said.
     """
 
     text: str
@@ -225,6 +226,7 @@ class Generation:
     evidence: Evidence | None
     usage: Usage
     engine: str
+    request_id: str | None = field(default=None, compare=False)
 
 
 class Engine(Protocol):
@@ -263,9 +265,13 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True)
 class FinalAnswer:
-    """The agent's answer, without the protocol's wrapping."""
+    """The agent's answer, without the protocol's wrapping.
+
+    `is_open`: nothing marks its end, so it is one only if the model itself ended the turn.
+    """
 
     text: str
+    is_open: bool = False
 
 
 Reply: TypeAlias = FinalAnswer | ToolCall | Malformed

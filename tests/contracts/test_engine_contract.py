@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import numpy as np
@@ -19,6 +21,10 @@ from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import EngineUnavailable
 from speceyes.pictures import encode_png
 from speceyes.types import Engine, GenerateRequest, Generation, Image, Message, Text, Usage
+from tests.stub_server import Body, Reply, last_text, say, serving
+
+if TYPE_CHECKING:
+    from tests.e2e.vllm_server import Pair
 
 pytestmark = pytest.mark.anyio
 
@@ -73,18 +79,73 @@ async def local() -> AsyncIterator[Engine]:
         yield engine
 
 
+@asynccontextmanager
+async def stock() -> AsyncIterator[Engine]:
+    """Run a tiny model of another make, by transformers' own loop."""
+    from tests.tiny_stock_checkpoints import stock_opened
+
+    async with stock_opened("llava") as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def http(*, stream: bool) -> AsyncIterator[Engine]:
+    """Ask a server in this process, which tells its tokens as vLLM does."""
+    from speceyes.engines.http import HttpEngine, HttpSettings
+
+    def reply(body: Body) -> Reply:
+        words = last_text(body).split()
+        tokens = [f" {word}{n}" for n in range(400) for word in words]
+        return say(body, tokens, token_s=0.002)
+
+    async with serving(reply) as server:
+        engine = HttpEngine(server.url, model="stub", settings=HttpSettings(stream=stream))
+        try:
+            yield engine
+        finally:
+            await engine.aclose()
+
+
+@asynccontextmanager
+async def vllm(pair: Pair) -> AsyncIterator[Engine]:
+    """Ask a real vLLM. The built-in large model would end its answers too early for this suite."""
+    from speceyes.engines.http import HttpEngine
+    from tests.e2e.proxy import proxying
+
+    def go_on(body: Body) -> None:
+        body["ignore_eos"] = True
+
+    async with proxying(pair.large.base_url, ask=go_on) as proxy:
+        engine = HttpEngine(proxy.url, model=pair.large.name)
+        try:
+            yield engine
+        finally:
+            await engine.aclose()
+
+
 ENGINES: dict[str, Callable[[], AbstractAsyncContextManager[Engine]]] = {
     "replay": replay,
+    "http": partial(http, stream=True),
+    "http-whole": partial(http, stream=False),
     "local": local,
+    "stock": stock,
 }
 
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=pytest.mark.local if name == "local" else ()) for name in ENGINES
+        pytest.param(name, marks=pytest.mark.local if name in {"local", "stock"} else ())
+        for name in ENGINES
     ]
+    + [pytest.param("vllm", marks=[pytest.mark.e2e, pytest.mark.timeout(900)])]
 )
-def opened(request: pytest.FixtureRequest) -> Callable[[], AbstractAsyncContextManager[Engine]]:
+def opened(
+    request: pytest.FixtureRequest, anyio_backend_name: str
+) -> Callable[[], AbstractAsyncContextManager[Engine]]:
+    if request.param.startswith(("http", "vllm")) and anyio_backend_name != "asyncio":
+        pytest.skip("aiohttp runs on asyncio only")
+    if request.param == "vllm":
+        return partial(vllm, request.getfixturevalue("vllm"))
     return ENGINES[request.param]
 
 

@@ -1,19 +1,21 @@
 """What every tool protocol must do, whatever it looks like on the wire.
 
-A new protocol is added to `CASES`, with a reply that calls its tool and one that answers.
+It runs over `SPEAKERS` of tests/speakers.py: one entry per protocol, and a test that none is
+missing.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from speceyes.protocols import PROTOCOLS, make_protocol
 from speceyes.protocols.deepeyes import DeepEyes
+from speceyes.tools.zoom import ZoomTool
 from speceyes.types import (
     Box,
     FinalAnswer,
@@ -27,30 +29,24 @@ from speceyes.types import (
     ToolProtocol,
     View,
 )
+from tests.speakers import DEEPEYES, SPEAKERS, Speaker
 
 
 @dataclass(frozen=True)
 class Case:
-    """A protocol, how its model calls for the middle of picture 0, and how it answers."""
+    """A protocol, and a model that speaks it."""
 
     protocol: ToolProtocol
-    call: str
-    answer: Callable[[str], str]
+    speaker: Speaker
 
-
-def deepeyes(**settings):
-    arguments = {"bbox_2d": [56, 56, 112, 112], "label": "middle"}
-    made = json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
-    return Case(
-        DeepEyes(**settings),
-        f"<think> I look. </think>\n<tool_call>\n{made}\n</tool_call>",
-        lambda text: f"<think> I know. </think>\n<answer>{text}</answer>",
-    )
+    @property
+    def call(self) -> str:
+        return self.speaker.quarter()
 
 
 CASES = {
-    "deepeyes": deepeyes(),
-    "deepeyes, as built in": deepeyes(min_px=168 * 168, max_px=168 * 168),
+    **{name: Case(make_protocol(name), speaker) for name, speaker in SPEAKERS.items()},
+    "deepeyes, as built in": Case(DeepEyes(min_px=168 * 168, max_px=168 * 168), DEEPEYES),
 }
 
 SCENE = Picture(b"scene", "image/png", 672, 672)
@@ -65,6 +61,14 @@ SEEN = Observation(pictures=(CROP,), boxes_px=(Box(224, 224, 448, 448),))
 WRONG = Malformed("bad_json", "the call is not as it should be")
 
 every_protocol = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+each_that_nests = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name) for name, case in CASES.items() if case.speaker.nests]
+)
+BAD = {
+    f"{name}, {kind}": (CASES[name], *bad)
+    for name, speaker in SPEAKERS.items()
+    for kind, bad in speaker.bad.items()
+}
 
 
 def parts(conversation):
@@ -80,10 +84,59 @@ def words(conversation, role=None):
     return "".join(part.text for part in parts(said) if isinstance(part, Text))
 
 
+def is_inside(box, whole):
+    return (
+        whole.left_px <= box.left_px < box.right_px <= whole.right_px
+        and whole.top_px <= box.top_px < box.bottom_px <= whole.bottom_px
+        and box.picture_index == whole.picture_index
+    )
+
+
+SIDES = st.integers(1, 12_000)
+
+
+@st.composite
+def sizes(draw):
+    size = draw(st.tuples(SIDES, SIDES))
+    assume(max(size) <= 200 * min(size))
+    return size
+
+
+@st.composite
+def corners(draw):
+    low, high = zip(*[sorted(draw(st.tuples(*[st.floats(0, 1)] * 2))) for _ in "xy"], strict=True)
+    assume(all(high[axis] - low[axis] > 0.02 for axis in (0, 1)))
+    return (*low, *high)
+
+
+def draw_views(draw, case):
+    """Give first views of two originals, as that protocol shows them, and crops of some parts."""
+    originals = draw(st.tuples(sizes(), sizes()))
+    views = [
+        View(Picture(b"view", "image/png", *case.protocol.view_size(size)), Box(0, 0, *size, n))
+        for n, size in enumerate(originals)
+    ]
+    for _ in range(draw(st.integers(0, 3))):
+        whole = draw(st.sampled_from(views)).box_px
+        reply = case.speaker.call(draw(corners()), views[0].picture.size, 0)
+        made = case.protocol.parse(reply, (View(views[0].picture, whole),))
+        assume(isinstance(made, ToolCall))
+        views.append(
+            View(Picture(b"crop", "image/png", *made.arguments["size"]), made.arguments["box"])
+        )
+    return tuple(views)
+
+
+def test_every_registered_protocol_has_a_speaker():
+    assert list(SPEAKERS) == list(PROTOCOLS)
+    assert {name: case.protocol.name for name, case in CASES.items() if name in PROTOCOLS} == {
+        name: name for name in PROTOCOLS
+    }
+
+
 @every_protocol
 def test_it_has_a_name_stop_strings_and_a_budget(case):
     assert case.protocol.name
-    assert case.protocol.stop
     assert all(case.protocol.stop)
     assert case.protocol.budget.max_turns > 1
     assert case.protocol.budget.max_tokens_per_turn > 1
@@ -110,36 +163,127 @@ def test_the_opening_shows_each_view_once_in_order_and_asks_the_question(case):
 @every_protocol
 @pytest.mark.parametrize("text", ["star", "a red star, on the left", "星", "0"])
 def test_an_answer_comes_out_as_it_was_given(case, text):
-    assert case.protocol.parse(case.answer(text), VIEWS) == FinalAnswer(text)
+    read = case.protocol.parse(case.speaker.answer(text), VIEWS)
+    assert isinstance(read, FinalAnswer)
+    assert read.text == text
 
 
 @every_protocol
 def test_a_call_comes_out_in_original_pixels(case):
     made = case.protocol.parse(case.call, VIEWS)
     assert isinstance(made, ToolCall)
-    assert made.arguments["box"] == Box(224, 224, 448, 448)
-    assert made.tool in case.call
+    low_x, low_y, high_x, high_y = case.speaker.shown((0.25, 0.25, 0.5, 0.5))
+    assert made.arguments["box"] == Box(
+        math.floor(672 * low_x),
+        math.floor(672 * low_y),
+        *map(math.ceil, (672 * high_x, 672 * high_y)),
+    )
+    assert made.tool == ZoomTool().name
     assert made.raw in case.call
 
 
 @every_protocol
 def test_replies_end_in_a_stop_string_and_are_read_without_it_too(case):
-    for reply in (case.call, case.answer("star")):
-        (stop,) = (stop for stop in case.protocol.stop if reply.endswith(stop))
-        cut = reply.removesuffix(stop)
+    for reply in (case.call, case.speaker.answer("star")):
+        ends = [stop for stop in case.protocol.stop if reply.endswith(stop)]
+        assert len(ends) == 1 or reply != case.call or not case.protocol.stop
+        cut = reply.removesuffix(*ends) if ends else reply
         assert type(case.protocol.parse(cut, VIEWS)) is type(case.protocol.parse(reply, VIEWS))
-        assert all(other not in cut for other in case.protocol.stop)
+        assert all(stop not in cut for stop in case.protocol.stop)
+
+
+@pytest.mark.parametrize(("case", "reply", "reason"), BAD.values(), ids=BAD.keys())
+def test_what_is_neither_answer_nor_call_is_malformed_with_its_reason(case, reply, reason):
+    read = case.protocol.parse(reply, VIEWS)
+    assert isinstance(read, Malformed), read
+    assert read.reason == reason
+    assert 10 < len(read.detail) < 400
+
+
+@pytest.mark.parametrize(("case", "reply", "reason"), BAD.values(), ids=BAD.keys())
+def test_after_what_is_malformed_the_conversation_goes_on(case, reply, reason):
+    before = case.protocol.opening(QUERY, VIEWS)
+    wrong = case.protocol.parse(reply, VIEWS)
+    after = case.protocol.proceed(QUERY, before, reply=reply, outcome=wrong)
+    assert after[: len(before)] == before
+    assert [message.role for message in after[len(before) :]] in (
+        ["assistant", "user"],
+        ["assistant", "tool"],
+    )
+    assert words(after[-2:-1]) == reply
+    assert wrong.detail in words(after[-1:])
 
 
 @every_protocol
-@given(text=st.text() | st.text(alphabet='<>/{}[]":,0123456789.-eatoolcnswrNI \n'))
+@given(text=st.text() | st.text(alphabet='<>/{}[]":,=0123456789.-eatoolcnswrNI \n'))
 def test_no_reply_whatever_is_an_exception(case, text):
-    for reply in (text, text + case.call, case.call.replace("56", text), case.call[: len(text)]):
+    call = case.call
+    for reply in (text, text + call, call.replace("25", text), call[: len(text)], f"{call}{text}"):
         read = case.protocol.parse(reply, VIEWS)
         assert isinstance(read, FinalAnswer | ToolCall | Malformed)
         if isinstance(read, Malformed):
             assert read.detail
             read.detail.encode()  # it is put to the model: no half surrogates
+        case.protocol.proceed(
+            QUERY, case.protocol.opening(QUERY, VIEWS), reply=reply, outcome=WRONG
+        )
+
+
+@every_protocol
+@given(st.data())
+def test_whatever_box_is_called_for_the_crop_is_inside_what_its_view_shows(case, data):
+    views = draw_views(data.draw, case)
+    index = data.draw(st.integers(0, len(views) - 1)) if case.speaker.nests else 0
+    bounds = st.floats(-3, 3)
+    anywhere = data.draw(st.tuples(bounds, bounds, bounds, bounds))
+    made = case.protocol.parse(case.speaker.call(anywhere, views[index].picture.size, index), views)
+    if isinstance(made, ToolCall):
+        assert is_inside(made.arguments["box"], views[index].box_px)
+        assert min(made.arguments["size"]) >= 1
+        assert max(made.arguments["size"]) <= 200 * min(made.arguments["size"])
+
+
+@every_protocol
+@given(size=sizes(), wanted=corners())
+def test_a_call_for_a_part_brings_that_part(case, size, wanted):
+    seen = case.protocol.view_size(size)
+    view = View(Picture(b"view", "image/png", *seen), Box(0, 0, *size))
+    made = case.protocol.parse(case.speaker.call(wanted, seen, 0), (view,))
+    assume(isinstance(made, ToolCall))  # a thin part may have no area in the model's own numbers
+    box = made.arguments["box"]
+    shown = case.speaker.shown(wanted)
+    for axis, (start, end) in enumerate([(box.left_px, box.right_px), (box.top_px, box.bottom_px)]):
+        # A number is off by half a step at most, and enlarging makes that more.
+        slack = 1 + case.speaker.scale * size[axis] * (case.speaker.step or 1 / seen[axis])
+        low, high = shown[axis] * size[axis], shown[axis + 2] * size[axis]
+        assert start <= low + slack
+        assert end >= high - slack
+        grown = end - start <= 28 * 2 or max(box.size) >= 50 * min(box.size)
+        assert grown or (start >= low - slack - 1 and end <= high + slack + 1)
+
+
+@each_that_nests
+@given(st.data())
+def test_the_whole_of_a_view_is_what_the_view_shows_however_deep(case, data):
+    views = draw_views(data.draw, case)
+    index = data.draw(st.integers(0, len(views) - 1))
+    assume(case.protocol.name != "mini-o3" or index != 1)  # it has no name for a second original
+    made = case.protocol.parse(
+        case.speaker.call((0, 0, 1, 1), views[index].picture.size, index), views
+    )
+    assert made.arguments["box"] == views[index].box_px
+
+
+@each_that_nests
+def test_a_box_within_an_observation_is_mapped_through_what_it_shows(case):
+    observed = View(CROP, Box(112, 56, 312, 256, 1))
+    made = case.protocol.parse(case.speaker.quarter(index=2), (*VIEWS, observed))
+    low, _, high, _ = case.speaker.shown((0.25, 0.25, 0.5, 0.5))
+    start, end = math.floor(200 * low), math.ceil(200 * high)
+    assert made.arguments["box"] == Box(112 + start, 56 + start, 112 + end, 56 + end, 1)
+    deeper = (*VIEWS, observed, View(CROP, made.arguments["box"]))
+    again = case.protocol.parse(case.speaker.quarter(index=3), deeper)
+    assert is_inside(again.arguments["box"], made.arguments["box"])
 
 
 @every_protocol
@@ -160,6 +304,18 @@ def test_two_observations_are_shown_in_order(case):
         conversation = case.protocol.proceed(QUERY, conversation, reply=case.call, outcome=seen)
     assert pictures(conversation)[-2:] == [CROP, OTHER]
     assert words(conversation, "assistant").count(case.call) == 2
+
+
+@every_protocol
+def test_what_was_imagined_after_a_call_is_forgotten_once_the_call_is_made(case):
+    before = case.protocol.opening(QUERY, VIEWS)
+    for reply in (case.call + "\nI see a star there.", case.call):
+        after = case.protocol.proceed(QUERY, before, reply=reply, outcome=SEEN)
+        assert words(after, "assistant") == case.call
+    for stop in case.protocol.stop:
+        cut = case.call.removesuffix(stop)
+        after = case.protocol.proceed(QUERY, before, reply=cut, outcome=SEEN)
+        assert words(after, "assistant").startswith(cut)
 
 
 @every_protocol
@@ -185,6 +341,7 @@ def test_forcing_an_answer_only_adds_words(case, outcome):
     assert words(after).startswith(words(before))
     assert len(words(after)) > len(words(before))
     assert words(after, "assistant") == words(before, "assistant")
+    assert after[-1].role == "user"
 
 
 @every_protocol

@@ -6,15 +6,16 @@ first, in the next one the other, so that a machine that slows down slows both a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol, TextIO, TypeAlias, runtime_checkable
 
 import anyio
 
-from speceyes.bench.records import Record, record_of, to_line
+from speceyes.bench.records import PAPER_K, Record, record_of, to_line
 from speceyes.bench.summary import BlockTime
 from speceyes.builtin.suite import Item
 from speceyes.errors import ConfigError, EngineError
@@ -28,7 +29,7 @@ from speceyes.events import (
     Speculated,
     Trace,
 )
-from speceyes.funnel import Outcome
+from speceyes.funnel import Funnel, Outcome, agent_only
 from speceyes.gate import GateSpec, judge
 from speceyes.types import Engine, Query
 
@@ -92,6 +93,22 @@ class Contestants:
         for engine in self.engines:
             if isinstance(engine, Forgetful):
                 engine.forget()
+
+
+@asynccontextmanager
+async def contestants_on(funnel: Funnel) -> AsyncGenerator[Contestants, None]:
+    """Let two more funnels share the engines of SpecEyes' own: agent alone, small model alone.
+
+    The one for the small model gathers evidence for the paper's K as well.
+    """
+    parts, rules = funnel.parts, funnel.rules
+    open_gate = replace(rules.gate, k=max(rules.gate.k, PAPER_K), threshold=-math.inf)
+    async with (
+        Funnel(parts, rules, agent_only) as alone,
+        Funnel(replace(parts, screener=None), replace(rules, gate=open_gate)) as small,
+    ):
+        engines = (parts.small, parts.agent.engine)
+        yield Contestants(baseline=alone, speceyes=funnel, small=small, engines=engines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ from speceyes.engines.local import LocalEngine
 from speceyes.gate import GateSpec
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.screen import ScreenSpec
+from speceyes.specs import read_gate
+from speceyes.tables import read_table
 
 Role: TypeAlias = Literal["small", "large"]
 
@@ -44,8 +46,9 @@ def view_protocol() -> DeepEyes:
 
 def read_tuning(path: Path = CALIBRATION) -> Tuning:
     """Read the gate and the screen that were chosen on calibration seeds."""
-    written = json.loads(path.read_text())
-    return Tuning(GateSpec(**written["gate"]), ScreenSpec(**written["screen"]), view_protocol())
+    written = json.loads(path.read_text(encoding="utf-8"))
+    screen = read_table("screen", written["screen"], ScreenSpec)
+    return Tuning(read_gate(written), screen, view_protocol())
 
 
 BUILTIN: Final = read_tuning()

@@ -118,10 +118,16 @@ def ask_existence(rng: np.random.Generator, scene: Scene, thing: Thing) -> Asked
         colour = str(rng.choice([c for c in COLOURS if c not in present]))
         question = _existence_question(colour, str(rng.choice(SHAPES)))
         return Asked("existence", question, (), "no", (colour,), (), is_hard=False)
-    shape, answer = thing.shape, "yes"
+    shape = thing.shape
     if rng.random() >= _P_YES:
-        shape, answer = str(rng.choice([s for s in SHAPES if s != thing.shape])), "no"
+        shape = str(rng.choice([s for s in SHAPES if s != thing.shape]))
+    return ask_whether(thing, shape)
+
+
+def ask_whether(thing: Thing, shape: str) -> Asked:
+    """Ask whether a thing of this colour has this shape."""
     question = _existence_question(thing.colour, shape)
+    answer = "yes" if shape == thing.shape else "no"
     return _about(thing, "existence", question, options=(), answer=answer)
 
 

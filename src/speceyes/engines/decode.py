@@ -8,7 +8,8 @@ rows, finished or not, between steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,26 @@ from speceyes.engines.stack import Deep, Span, TextStack
 from speceyes.engines.transcript import Transcript
 
 
-class Row:
+class Laid(Sized, Protocol):
+    """A prompt as every batch sees it: so many tokens, and pictures among them."""
+
+    @property
+    def pictures(self) -> Sized:
+        """What is shown, one entry per picture."""
+        ...
+
+
+LaidT = TypeVar("LaidT", bound=Laid)
+
+
+class Row(Generic[LaidT]):
     """One request's place in a batch.
 
     `logp_topk` and `topk_ids` get a (K,) array per answer token; both stay empty for K = 0.
     `is_sound` turns False when a logit is no number; such a row must not go on.
     """
 
-    def __init__(self, prompt: Prompt, transcript: Transcript, *, top_k: int) -> None:
+    def __init__(self, prompt: LaidT, transcript: Transcript, *, top_k: int) -> None:
         self.prompt = prompt
         self.transcript = transcript
         self.top_k = top_k
@@ -45,11 +58,6 @@ class Row:
         """How many tokens stand in the row's slot: all but the last one drawn."""
         return len(self.prompt) + len(self.transcript.token_ids) - 1
 
-    @property
-    def next_position(self) -> int:
-        """The rotary position of the last token drawn, which is read next."""
-        return self.prompt.next_position + len(self.transcript.token_ids) - 1
-
 
 class Batch:
     """Draw tokens greedily for up to any number of rows; row i owns slot i of the cache."""
@@ -60,14 +68,18 @@ class Batch:
         self._cache_bytes = cache_bytes
         self._cache = stack.new_cache(limit_bytes=cache_bytes)
         self.limit_tokens = cache_bytes // stack.cache_bytes_per_token
-        self.rows: list[Row] = []
+        self.rows: list[Row[Prompt]] = []
 
     @property
     def pictures_seen(self) -> int:
         """How many pictures the vision tower has looked at."""
         return self._tower.pictures_seen
 
-    def admit(self, rows: Sequence[Row]) -> None:
+    def takes(self, row: Row[Prompt], others: Sequence[Row[Prompt]]) -> bool:  # noqa: ARG002
+        """Say if a row can be read together with others that are about to be: any can."""
+        return True
+
+    def admit(self, rows: Sequence[Row[Prompt]]) -> None:
         """Read prompts, and draw the first token of each; they may be done then.
 
         Invariants: if it raises, the batch is as before.
@@ -94,13 +106,13 @@ class Batch:
         self._cache.reserve(len(lengths), max(lengths) + 1)
         logits = self._stack.decode(
             [row.transcript.token_ids[-1] for row in self.rows],
-            [row.next_position for row in self.rows],
+            [next_position(row) for row in self.rows],
             lengths=lengths,
             cache=self._cache,
         )
         draw(logits, self.rows)
 
-    def remove(self, leaving: Sequence[Row]) -> None:
+    def remove(self, leaving: Sequence[Row[Prompt]]) -> None:
         """Take rows out; the last rows move into their slots."""
         for row in leaving:
             slot = self.rows.index(row)
@@ -133,7 +145,12 @@ class Batch:
         return Deep(places, deep) if deep else None
 
 
-def draw(logits: torch.Tensor, rows: Sequence[Row]) -> None:
+def next_position(row: Row[Prompt]) -> int:
+    """Give the rotary position of the last token drawn, which is read next."""
+    return row.prompt.next_position + len(row.transcript.token_ids) - 1
+
+
+def draw(logits: torch.Tensor, rows: Sequence[Row[LaidT]]) -> None:
     """Give each row its most probable token, with the log-probabilities it asked for.
 
     Shapes: logits (B, V) float32. Units: nats, raw. Only (B, K) values leave the device; K beyond

@@ -1,32 +1,55 @@
-"""The local engine runs a Qwen vision model in this process, many requests in one batch.
+"""The local engine runs a vision model in this process, many requests in one batch.
 
     generate -> prompt (in a worker thread) -> ticket -> batch, a token per step -> generation
 
-It works under asyncio and trio alike, and for several event loops at once. Prompts are written
-and pictures cut outside the thread that owns the model.
+Qwen's models go through layers of our own (stack.py), any other that transformers knows through
+its own loop (stock.py). It works under asyncio and trio alike, and for several event loops at once.
+Prompts are written and pictures cut outside the thread that owns the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from anyio import to_thread
+from transformers import AutoConfig
 
-from speceyes.engines.checkpoint import Checkpoint, load_checkpoint
-from speceyes.engines.decode import Batch, Row
+from speceyes.engines.checkpoint import Checkpoint, fault_of, load_checkpoint, loading
+from speceyes.engines.decode import Batch, Laid, Row
 from speceyes.engines.patches import PatchCutter
 from speceyes.engines.prompt import PromptWriter, check_request
+from speceyes.engines.rendering import Renderer
 from speceyes.engines.sight import VisionTower
 from speceyes.engines.stack import TextStack
+from speceyes.engines.stock import StockBatch
+from speceyes.engines.stock_checkpoint import StockCheckpoint, load_stock_checkpoint
+from speceyes.engines.stock_prompt import StockPromptWriter
 from speceyes.engines.transcript import TokenTexts, Transcript
-from speceyes.engines.worker import LocalLimits, ModelThread, Tally, Ticket
+from speceyes.engines.worker import LocalLimits, ModelThread, Steps, Tally, Ticket
 from speceyes.errors import ConfigError, EngineError, EngineUnavailable
 from speceyes.types import Evidence, GenerateRequest, Generation, Usage
 
 _DEFAULT_LIMITS: Final = LocalLimits()
+
+
+class _Writer(Protocol):
+    """Whatever writes prompts; called from many threads at once."""
+
+    def write(self, request: GenerateRequest) -> Laid: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Machinery:
+    """The parts that depend on how a model is run."""
+
+    batch: Steps
+    writer: _Writer
+    context_tokens: int
+    forget: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +58,8 @@ class _Parts:
 
     texts: TokenTexts
     end_ids: frozenset[int]
-    cutter: PatchCutter
-    writer: PromptWriter
-    tower: VisionTower
+    machinery: _Machinery
     thread: ModelThread
-    context_tokens: int
 
 
 class LocalEngine:
@@ -52,7 +72,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | StockCheckpoint,
         *,
         name: str,
         threads: int | None = None,
@@ -61,30 +81,17 @@ class LocalEngine:
         if threads is not None and threads < 1:
             raise ConfigError("threads", f"{threads} is below 1")
         self._name = name
-        tower = VisionTower(checkpoint.model, limit_bytes=limits.picture_bytes)
-        batch = Batch(TextStack(checkpoint.model), tower, cache_bytes=limits.cache_bytes)
-        asked = limits.max_context_tokens or checkpoint.max_positions
-        context_tokens = min(asked, checkpoint.max_positions, batch.limit_tokens)
-        cutter = PatchCutter(
-            checkpoint.image_processor, merge=checkpoint.merge, limit_bytes=limits.picture_bytes
-        )
-        writer = PromptWriter(
-            checkpoint.tokenizer,
-            cutter,
-            engine=name,
-            image_token_id=checkpoint.image_token_id,
-            max_tokens=context_tokens,
-        )
-        thread = ModelThread(batch, engine=name, threads=threads, limits=limits)
+        if isinstance(checkpoint, Checkpoint):
+            machinery = _own_machinery(checkpoint, name, limits)
+        else:
+            machinery = _stock_machinery(checkpoint, name, limits)
+        thread = ModelThread(machinery.batch, engine=name, threads=threads, limits=limits)
         self._tally = thread.tally
         self._parts: _Parts | None = _Parts(
             texts=TokenTexts(checkpoint.tokenizer),
             end_ids=checkpoint.end_ids,
-            cutter=cutter,
-            writer=writer,
-            tower=tower,
+            machinery=machinery,
             thread=thread,
-            context_tokens=context_tokens,
         )
 
     @classmethod
@@ -100,11 +107,15 @@ class LocalEngine:
     ) -> Self:
         """Load a checkpoint from a folder or the hub; see `load_checkpoint` for the defaults.
 
+        How it is run depends on what its configuration says that it is, not on its name.
         `threads` bounds torch's CPU threads for this engine's model; torch keeps a part of that
         setting per process, so give all engines the same. Takes seconds: from async code, call it
         in a worker thread.
         """
-        checkpoint = load_checkpoint(source, engine=name, device=device, dtype=dtype)
+        with loading(source, engine=name):
+            is_own = fault_of(AutoConfig.from_pretrained(source)) is None
+        load = load_checkpoint if is_own else load_stock_checkpoint
+        checkpoint = load(source, engine=name, device=device, dtype=dtype)
         return cls(checkpoint, name=name, threads=threads, limits=limits)
 
     @property
@@ -121,8 +132,9 @@ class LocalEngine:
         """Go on with the conversation. If cancelled, the row leaves the batch at the next step."""
         parts = self._open()
         check_request(request)
-        prompt = await to_thread.run_sync(parts.writer.write, request, abandon_on_cancel=True)
-        max_tokens = min(request.max_tokens, parts.context_tokens - len(prompt))
+        write, context_tokens = parts.machinery.writer.write, parts.machinery.context_tokens
+        prompt = await to_thread.run_sync(write, request, abandon_on_cancel=True)
+        max_tokens = min(request.max_tokens, context_tokens - len(prompt))
         transcript = Transcript(
             parts.texts, end_ids=parts.end_ids, stop=request.stop, max_tokens=max_tokens
         )
@@ -139,9 +151,7 @@ class LocalEngine:
 
     def forget(self) -> None:
         """Let go of kept pictures, so that the next request sees its pictures afresh."""
-        parts = self._open()
-        parts.cutter.forget()
-        parts.tower.forget()
+        self._open().machinery.forget()
 
     async def aclose(self) -> None:
         """End the model's thread after its present step; requests under way get an error."""
@@ -155,7 +165,7 @@ class LocalEngine:
             raise EngineUnavailable(self._name, "is closed; load it again")
         return self._parts
 
-    def _generation(self, row: Row, texts: TokenTexts) -> Generation:
+    def _generation(self, row: Row[Any], texts: TokenTexts) -> Generation:
         transcript = row.transcript
         if transcript.finish is None:
             raise EngineError(self._name, "a row came back unfinished")
@@ -175,7 +185,45 @@ class LocalEngine:
         )
 
 
-def _evidence(row: Row, texts: TokenTexts) -> Evidence:
+def _own_machinery(checkpoint: Checkpoint, engine: str, limits: LocalLimits) -> _Machinery:
+    tower = VisionTower(checkpoint.model, limit_bytes=limits.picture_bytes)
+    batch = Batch(TextStack(checkpoint.model), tower, cache_bytes=limits.cache_bytes)
+    context_tokens = _context_tokens(checkpoint, batch, limits)
+    cutter = PatchCutter(
+        checkpoint.image_processor, merge=checkpoint.merge, limit_bytes=limits.picture_bytes
+    )
+    writer = PromptWriter(
+        checkpoint.tokenizer,
+        cutter,
+        engine=engine,
+        image_token_id=checkpoint.image_token_id,
+        max_tokens=context_tokens,
+    )
+
+    def forget() -> None:
+        cutter.forget()
+        tower.forget()
+
+    return _Machinery(batch, writer, context_tokens, forget)
+
+
+def _stock_machinery(checkpoint: StockCheckpoint, engine: str, limits: LocalLimits) -> _Machinery:
+    batch = StockBatch(checkpoint.model, pad_id=checkpoint.pad_id, cache_bytes=limits.cache_bytes)
+    context_tokens = _context_tokens(checkpoint, batch, limits)
+    processor = checkpoint.processor
+    renderer = Renderer(processor, special=checkpoint.special, apart=" ", engine=engine)
+    writer = StockPromptWriter(processor, renderer, engine=engine, max_tokens=context_tokens)
+    return _Machinery(batch, writer, context_tokens, forget=lambda: None)  # it keeps nothing
+
+
+def _context_tokens(
+    checkpoint: Checkpoint | StockCheckpoint, batch: Steps, limits: LocalLimits
+) -> int:
+    asked = limits.max_context_tokens or checkpoint.max_positions
+    return min(asked, checkpoint.max_positions, batch.limit_tokens)
+
+
+def _evidence(row: Row[Any], texts: TokenTexts) -> Evidence:
     # Texts are looked up for every row: a table of tokens makes that about a microsecond a token.
     if not row.logp_topk:
         nothing = np.empty((0, row.top_k), dtype=np.float32)

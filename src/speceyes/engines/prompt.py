@@ -6,24 +6,16 @@ is data: a special token spelled out there is read as plain text.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from speceyes.engines.patches import PatchCutter, Patches
+from speceyes.engines.rendering import APART, Renderer
 from speceyes.errors import ContextTooLong, EngineProtocolError, InputError
-from speceyes.types import Conversation, GenerateRequest, Image, Message, Part, Text
-
-# Two noncharacters of Unicode, which no text may hold: where to cut the rendered conversation.
-_APART: Final = "\ufdd0"
-_END: Final = "\ufdd1"
-_NO_CHARACTER: Final = re.compile("[\ud800-\udfff\ufdd0\ufdd1]")  # these, and lone surrogates
+from speceyes.types import GenerateRequest, Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +52,6 @@ class PromptWriter:
         image_token_id: int,
         max_tokens: int,
     ) -> None:
-        self._tokenizer = tokenizer
         self._encoder = tokenizer.backend_tokenizer
         self._encoder.no_truncation()
         self._encoder.no_padding()
@@ -68,18 +59,16 @@ class PromptWriter:
         self._engine = engine
         self._image_token_id = image_token_id
         self._max_tokens = max_tokens
-        special = [
-            str(token.content)
-            for token in tokenizer.added_tokens_decoder.values()
-            if token.special and len(token.content) > 1
-        ]
-        longest_first = sorted(special, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._renderer = Renderer(
+            tokenizer,
+            special=[str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special],
+            apart=APART,
+            engine=engine,
+        )
 
     def write(self, request: GenerateRequest) -> Prompt:
         """Render, tokenise and lay out a conversation, and cut its pictures into patches."""
-        rendered = self._render(request)
-        pieces = rendered.split(_APART)
+        pieces = self._renderer.render(request).split(APART)
         token_ids = [
             token_id
             for piece in pieces
@@ -100,51 +89,6 @@ class PromptWriter:
         self._check_length(len(token_ids) + sum(p.token_count - 1 for p in pictures))
         ids = np.array(token_ids, dtype=np.int64)
         return lay_out(ids, pictures, image_token_id=self._image_token_id)
-
-    def _render(self, request: GenerateRequest) -> str:
-        messages = request.messages
-        for part in (part for message in messages for part in message.parts):
-            if isinstance(part, Text) and (found := _NO_CHARACTER.search(part.text)):
-                raise InputError("messages", f"hold U+{ord(found[0]):04X}, which is no character")
-        if request.continue_final_message:
-            last = messages[-1]
-            messages = (*messages[:-1], Message(last.role, (*last.parts, Text(_END))))
-        try:
-            rendered: str = self._tokenizer.apply_chat_template(
-                self._as_template_takes_it(messages),
-                tokenize=False,
-                add_generation_prompt=not request.continue_final_message,
-            )
-        except TemplateError as error:  # templates refuse what their model was not trained for
-            raise EngineProtocolError(
-                self._engine, f"its chat template refuses the conversation: {error}"
-            ) from error
-        if not request.continue_final_message:
-            return rendered
-        if _END not in rendered:
-            raise EngineProtocolError(
-                self._engine, f"its chat template leaves out the last message ({messages[-1].role})"
-            )
-        return rendered[: rendered.rindex(_END)]
-
-    def _as_template_takes_it(self, messages: Conversation) -> list[dict[str, Any]]:
-        return [
-            {
-                "role": message.role,
-                "content": [
-                    entry
-                    for is_text, parts in groupby(message.parts, lambda p: isinstance(p, Text))
-                    for entry in (self._text_entry(parts) if is_text else _image_entries(parts))
-                ],
-            }
-            for message in messages
-        ]
-
-    def _text_entry(self, parts: Iterable[Any]) -> list[dict[str, str]]:
-        # Neighbours are joined first: together they might spell a special token.
-        text = "".join(part.text for part in parts)
-        plain = self._special.sub(lambda found: found[0][0] + _APART + found[0][1:], text)
-        return [{"type": "text", "text": plain}]
 
     def _check_length(self, count: int) -> None:
         if count >= self._max_tokens:
@@ -200,10 +144,6 @@ def check_request(request: GenerateRequest) -> None:
         raise InputError("stop", "has an empty string, which would stop everything")
     if request.continue_final_message and request.messages[-1].role != "assistant":
         raise InputError("continue_final_message", "asks for a last message of the assistant")
-
-
-def _image_entries(parts: Iterable[Part]) -> list[dict[str, str]]:
-    return [{"type": "image"} for _ in parts]
 
 
 def _text_positions(start: int, count: int) -> npt.NDArray[np.int64]:

@@ -6,8 +6,14 @@ character may be spread over several tokens, and a stop string too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Literal, TypeAlias
+
+Spelling: TypeAlias = Callable[[str], bytes]  # what a vocabulary's entry stands for
+
+_BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenTexts(dict[int, str]):
@@ -15,11 +21,15 @@ class TokenTexts(dict[int, str]):
 
     Texts are for candidates: special tokens by name, a part of a character as U+FFFD. In an
     answer, special tokens are left out, as servers do by default.
-    The tokenizer is a byte-level one, as checkpoint.py has made sure.
+    Raises: ValueError if the tokenizer writes its entries in a way not known here.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
+        spelling = spelling_of(tokenizer)
+        if spelling is None:
+            raise ValueError("the tokenizer's entries cannot be read as bytes")
+        self._spelling = spelling
         self._tokenizer = tokenizer.backend_tokenizer
         self._added = {
             int(number): str(token.content)
@@ -44,10 +54,7 @@ class TokenTexts(dict[int, str]):
     def _raw(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id].encode()
-        letters = self._tokenizer.id_to_token(token_id) or ""  # models have rows to spare
-        if not _BYTE_OF_LETTER.keys() >= set(letters):
-            return str(letters).encode()
-        return bytes(_BYTE_OF_LETTER[letter] for letter in letters)
+        return self._spelling(self._tokenizer.id_to_token(token_id) or "")  # rows to spare
 
 
 class Transcript:
@@ -73,7 +80,7 @@ class Transcript:
         self._end_ids = end_ids
         self._stops = [(text, text.encode()) for text in stop]
         self._reach = max((len(mark) for _, mark in self._stops), default=1) - 1
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._written = bytearray()
 
     @property
@@ -92,7 +99,7 @@ class Transcript:
         self._written += self._texts.answer_bytes(token_id)
         if self._stops:
             self._look_for_stop(max(0, before - self._reach))
-        if self.finish is None and len(self.token_ids) >= self._max_tokens:
+        if self.finish is None and len(self.token_ids) >= self.max_tokens:
             self.finish = "length"
         return True
 
@@ -108,6 +115,44 @@ class Transcript:
             end, _, self.stop_string = min(found)
             del self._written[end:]
             self.finish = "stop"
+
+
+def spelling_of(tokenizer: Any) -> Spelling | None:
+    """Say how a tokenizer's entries become bytes, by its decoder; None if they do not.
+
+    Known are byte-level vocabularies (GPT-2's and what came of it), and those that mark a space by
+    a letter of its own and spell rare characters as bytes (sentencepiece's).
+    """
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if decoder is None:
+        return None
+    for step in _steps(json.loads(decoder.__getstate__())):
+        match step:
+            case {"type": "ByteLevel"}:
+                return _spell_byte_level
+            case {"type": "Metaspace", "replacement": str(mark)}:
+                return lambda piece: _spell_marked(piece, mark)
+            case {"type": "Replace", "pattern": {"String": str(mark)}, "content": " "}:
+                return lambda piece: _spell_marked(piece, mark)
+    return None
+
+
+def _steps(decoder: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if decoder["type"] != "Sequence":
+        yield decoder
+    for step in decoder.get("decoders", ()):
+        yield from _steps(step)
+
+
+def _spell_byte_level(piece: str) -> bytes:
+    if not _BYTE_OF_LETTER.keys() >= set(piece):
+        return piece.encode()
+    return bytes(_BYTE_OF_LETTER[letter] for letter in piece)
+
+
+def _spell_marked(piece: str, mark: str) -> bytes:
+    byte = _BYTE_PIECE.fullmatch(piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace(mark, " ").encode()
 
 
 def _letters_of_bytes() -> dict[str, int]:

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import torch
 from anyio.lowlevel import EventLoopToken, current_token
 
-from speceyes.engines.decode import Batch, Row
+from speceyes.engines.decode import Row
 from speceyes.errors import ConfigError, EngineError, EngineUnavailable
 
 
@@ -63,10 +63,41 @@ class Tally:
     pictures_seen: int = 0
 
 
+class Steps(Protocol):
+    """What draws tokens: decode.py's batch, or stock.py's."""
+
+    limit_tokens: int
+
+    @property
+    def pictures_seen(self) -> int:
+        """How many pictures were looked at."""
+        ...
+
+    def takes(self, row: Row[Any], others: Sequence[Row[Any]]) -> bool:
+        """Say if a row can be read together with others that are about to be."""
+        ...
+
+    def admit(self, rows: Sequence[Row[Any]]) -> None:
+        """Read prompts, and draw the first token of each. If it raises, all is as before."""
+        ...
+
+    def step(self) -> None:
+        """Draw one more token for every row."""
+        ...
+
+    def remove(self, leaving: Sequence[Row[Any]]) -> None:
+        """Take rows out, done or not."""
+        ...
+
+    def clear(self) -> None:
+        """Take all rows out, and leave nothing of them behind."""
+        ...
+
+
 class Ticket:
     """One request on its way through the model's thread, and how to wake who waits for it."""
 
-    def __init__(self, row: Row, reserved_tokens: int) -> None:
+    def __init__(self, row: Row[Any], reserved_tokens: int) -> None:
         self.row = row
         self.reserved_tokens = reserved_tokens
         self.is_abandoned = False
@@ -86,7 +117,7 @@ class ModelThread:
     """Own the model: take tickets, step the batch, wake who waits."""
 
     def __init__(
-        self, batch: Batch, *, engine: str, threads: int | None, limits: LocalLimits
+        self, batch: Steps, *, engine: str, threads: int | None, limits: LocalLimits
     ) -> None:
         self.tally = Tally()
         self._batch = batch
@@ -95,7 +126,7 @@ class ModelThread:
         self._limits = limits
         self._limit_tokens = batch.limit_tokens
         self._waiting: deque[Ticket] = deque()
-        self._running: dict[Row, Ticket] = {}
+        self._running: dict[Row[Any], Ticket] = {}
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -164,24 +195,24 @@ class ModelThread:
                 is_too_much = prompt_tokens > self._limits.prefill_tokens
                 if ticket.is_abandoned:
                     prompt_tokens -= len(self._waiting.popleft().row.prompt)
-                elif (group and is_too_much) or not self._has_room([*group, ticket]):
+                elif (group and is_too_much) or not self._can_join(ticket, group):
                     break
                 else:
                     group.append(self._waiting.popleft())
         return group
 
-    def _has_room(self, group: Sequence[Ticket]) -> bool:
-        tickets = (*self._running.values(), *group)
+    def _can_join(self, ticket: Ticket, group: Sequence[Ticket]) -> bool:
+        tickets = (*self._running.values(), *group, ticket)
         longest = max(ticket.reserved_tokens for ticket in tickets)
-        return len(tickets) == 1 or len(tickets) * longest <= self._limit_tokens
+        has_room = len(tickets) == 1 or len(tickets) * longest <= self._limit_tokens
+        return has_room and self._batch.takes(ticket.row, [other.row for other in group])
 
     def _admit(self, group: Sequence[Ticket]) -> None:
         try:
             self._batch.admit([ticket.row for ticket in group])
         except Exception as error:  # noqa: BLE001 - whatever the model raises becomes an answer
             if len(group) > 1:  # one of them may be at fault: each alone, then
-                for ticket in group:
-                    self._admit([ticket])
+                self._admit_singly(group)
             else:
                 self._finish(group[0], self._failure(error))
             return
@@ -191,6 +222,14 @@ class ModelThread:
         self.tally.prompt_tokens += sum(len(ticket.row.prompt) for ticket in group)
         self.tally.drawn_tokens += len(group)
         self._finish_done()
+
+    def _admit_singly(self, group: Sequence[Ticket]) -> None:
+        for number, ticket in enumerate(group):
+            if not self._batch.takes(ticket.row, []):  # the one before runs, and runs alone
+                with self._changed:
+                    self._waiting.extendleft(reversed(group[number:]))
+                return
+            self._admit([ticket])
 
     def _step(self) -> None:
         if not self._running:

@@ -1,0 +1,155 @@
+"""How much faster is SpecEyes than its agent alone on a real vLLM? Both answer the same items.
+
+The built-in pair is served by two vLLM processes, a core each; before each method's turn they
+forget what they have cached, so that no one profits from the other. Prints one JSON document, last.
+
+    make vllm && .venv/bin/python benchmarks/vllm.py --items 48 --concurrency 1 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+
+from speceyes import SpecEyes  # noqa: E402
+from speceyes.bench.demo import Ledger, Plan, contestants_on, race  # noqa: E402
+from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
+from speceyes.bench.records import Record  # noqa: E402
+from speceyes.bench.summary import MethodFigures, Summary, summarise  # noqa: E402
+from speceyes.builtin.pair import BUILTIN  # noqa: E402
+from speceyes.builtin.suite import draw_items  # noqa: E402
+from speceyes.engines.http import HttpEngine  # noqa: E402
+from tests.e2e.vllm_server import Pair, Server, serve_pair  # noqa: E402
+
+WARM_UP_ITEMS = 3
+
+
+class Forgetting(HttpEngine):
+    """An engine whose server forgets when told to. Implements `bench.demo.Forgetful`."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.base_url, model=server.name)
+        self._behind = server
+
+    def forget(self) -> None:
+        """Drop what the server has cached."""
+        self._behind.forget()
+
+
+@dataclass
+class Progress:
+    """Say on the standard error how far it is."""
+
+    concurrency: int
+    stage: str = ""
+    left: int = 0
+
+    def begins(self, stage: str, items: int) -> None:
+        """A stage begins."""
+        self.stage, self.left = stage, items
+        self._say()
+
+    def saw(self, record: Record) -> None:  # noqa: ARG002 - a Watcher is told
+        """An item ended."""
+        self.left -= 1
+        if self.left % 20 == 0:
+            self._say()
+
+    def _say(self) -> None:
+        words = f"concurrency {self.concurrency}: {self.stage}, {self.left} to come"
+        print(words, file=sys.stderr, flush=True)
+
+
+async def measure(pair: Pair, plan: Plan) -> Summary:
+    """Let both methods answer all items on both servers."""
+    small, large = Forgetting(pair.small), Forgetting(pair.large)
+    eyes = SpecEyes(
+        small=small,
+        large=large,
+        protocol=BUILTIN.protocol,
+        gate=BUILTIN.gate,
+        screen=BUILTIN.screen,
+    )
+    ledger = Ledger()
+    try:
+        async with eyes, contestants_on(eyes.funnel) as contestants:
+            await race(contestants, plan, ledger, watcher=Progress(plan.concurrency))
+    finally:
+        await small.aclose()
+        await large.aclose()
+    return summarise(ledger.records, ledger.times, concurrency=plan.concurrency)
+
+
+def figures(summary: Summary, concurrency: int) -> dict[str, Any]:
+    """Lay out one concurrency's figures."""
+    whole = summary.overall
+    interval = whole.speedup_interval
+    return {
+        "concurrency": concurrency,
+        "speedup": whole.speedup,
+        "speedup_interval": None if interval is None else [interval.low, interval.high],
+        "alpha": whole.alpha.value,
+        "beta": whole.beta.value,
+        "limit": whole.limit,
+        "share_of_limit": whole.share_of_limit,
+        "baseline": _method(whole.baseline),
+        "speceyes": _method(whole.speceyes),
+        "routes": dict(summary.routes),
+        "reject_reasons": dict(summary.reject_reasons),
+    }
+
+
+def _method(method: MethodFigures) -> dict[str, Any]:
+    return {
+        "accuracy": method.accuracy.value,
+        "failed": method.failed,
+        "wall_s": method.wall_s,
+        "latency_mean_s": method.latency_mean_s,
+        "latency_p95_s": method.latency_p95_s,
+        "phase_mean_s": dict(method.phase_mean_s),
+    }
+
+
+def main() -> None:
+    """Serve, measure each concurrency, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=20260412)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
+    asked = parser.parse_args()
+    items = list(draw_items(asked.items, seed=asked.seed))
+    warm_up = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
+    plans = [
+        Plan(items=items, warm_up=warm_up, spec=BUILTIN.gate, concurrency=concurrency)
+        for concurrency in asked.concurrency
+    ]
+    with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:
+        runs = [figures(anyio.run(measure, pair, plan), plan.concurrency) for plan in plans]
+    document = {
+        "benchmark": "vllm",
+        "items": asked.items,
+        "seed": asked.seed,
+        "runs": runs,
+        "commit": read_commit(),
+        "versions": read_versions(),
+        "machine": asdict(read_machine()),
+    }
+    print(json.dumps(document))
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The choices that several commands offer alike: engines, protocol, gate, a settings file, prompts.
+
+It refuses to know the commands. A flag goes before the settings file, and that before the defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from speceyes.config import parse_protocol
+from speceyes.engine_names import parse_engine
+from speceyes.settings_file import Choices, load_gate, load_settings, read_text
+
+
+def chosen(
+    *,
+    config: Path | None = None,
+    small: str | None = None,
+    large: str | None = None,
+    protocol: str | None = None,
+    gate: str | None = None,
+    system_prompt: Path | None = None,
+    user_prompt: Path | None = None,
+) -> Choices:
+    """Put flags and settings file together. Raises: ConfigError naming the field."""
+    choices = Choices() if config is None else load_settings(config)
+    if small is not None:
+        parse_engine(small, role="small")  # refused at once, before anything is done
+        choices = replace(choices, small=small)
+    if large is not None:
+        parse_engine(large, role="large")
+        choices = replace(choices, large=large)
+    if protocol is not None:
+        choices = replace(choices, protocol=parse_protocol(protocol))
+    if gate is not None:
+        choices = replace(choices, gate=load_gate(gate))
+    if system_prompt is not None:
+        choices = replace(choices, system_prompt=read_text("system_prompt", system_prompt))
+    if user_prompt is not None:
+        choices = replace(choices, user_prompt=read_text("user_prompt", user_prompt))
+    return choices

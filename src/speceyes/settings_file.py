@@ -1,0 +1,125 @@
+"""What a caller chose, in a settings file (`speceyes.toml`) or by flags, is read here.
+
+It refuses to open engines. Strings are checked as they are read, so that a mistake is named before
+anything is loaded.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from speceyes.config import DEFAULTS, Settings, parse_policy, parse_protocol
+from speceyes.engine_names import PairRole, parse_engine
+from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
+from speceyes.errors import ConfigError
+from speceyes.gate import PAPER, GateSpec
+from speceyes.screen import ScreenSpec
+from speceyes.specs import gate_from_json, gate_from_toml, read_gate
+from speceyes.tables import as_table, as_text, check_keys, read_table
+
+GATE_CHOICES: Final = "paper, FILE.json, FILE.toml"
+_KNOWN: Final = (
+    "small",
+    "large",
+    "protocol",
+    "policy",
+    "system_prompt",
+    "user_prompt",
+    "gate",
+    "screen",
+    "settings",
+    "http",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """Say what a caller chose; None: not chosen, so the default counts.
+
+    `small` and `large` are engine strings; the prompts are their words, not their files.
+    """
+
+    small: str | None = None
+    large: str | None = None
+    protocol: str | None = None
+    policy: str | None = None
+    gate: GateSpec | None = None
+    screen: ScreenSpec | None = None
+    settings: Settings = DEFAULTS
+    http: HttpSettings = DEFAULT_HTTP
+    system_prompt: str | None = None
+    user_prompt: str | None = None
+
+
+def load_settings(path: str | Path) -> Choices:
+    """Read a settings file; files that it names lie relative to it.
+
+    Raises: ConfigError naming the key: unknown, of a wrong type, or out of its range.
+    """
+    file = Path(path)
+    try:
+        table = tomllib.loads(read_text("config", file))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("config", f"{file} is no TOML: {error}") from error
+    check_keys("", table, _KNOWN)
+    names = {
+        key: as_text(key, table[key])
+        for key in ("protocol", "policy", "system_prompt", "user_prompt")
+        if key in table
+    }
+    return Choices(
+        small=_engine("small", table),
+        large=_engine("large", table),
+        protocol=parse_protocol(names["protocol"]) if "protocol" in names else None,
+        policy=parse_policy(names["policy"]) if "policy" in names else None,
+        gate=_gate(table["gate"], file.parent) if "gate" in table else None,
+        screen=read_table("screen", table["screen"], ScreenSpec) if "screen" in table else None,
+        settings=read_table("settings", table.get("settings", {}), Settings),
+        http=read_table("http", table.get("http", {}), HttpSettings),
+        **{
+            key: read_text(key, file.parent / names[key])
+            for key in ("system_prompt", "user_prompt")
+            if key in names
+        },
+    )
+
+
+def load_gate(name: str, *, folder: Path = Path()) -> GateSpec:
+    """Read a gate by its name: the published one, or a file's. Raises: ConfigError."""
+    if name == "paper":
+        return PAPER
+    readers = {".json": gate_from_json, ".toml": gate_from_toml}
+    file = folder / name
+    if file.suffix not in readers:
+        raise ConfigError("gate", f"{name!r} is no gate; choose from {GATE_CHOICES}")
+    return readers[file.suffix](read_text("gate", file))
+
+
+def read_text(field: str, path: Path) -> str:
+    """Read a file of text, as it is. Raises: ConfigError naming the field that named it."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(field, f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(field, f"{path} is no UTF-8 text: {error.reason}") from error
+
+
+def _engine(role: PairRole, table: Mapping[str, Any]) -> str | None:
+    if role not in table:
+        return None
+    entries = as_table(role, table[role])
+    check_keys(role, entries, ("engine",))
+    if "engine" not in entries:
+        return None
+    text = as_text(f"{role}.engine", entries["engine"])
+    parse_engine(text, role=role)
+    return text
+
+
+def _gate(value: object, folder: Path) -> GateSpec:
+    return load_gate(value, folder=folder) if isinstance(value, str) else read_gate({"gate": value})

