@@ -76,5 +76,11 @@ def test_a_setting_out_of_range_is_named(field, value):
     assert e.value.field == field
 
 
+def test_a_views_least_area_is_at_most_its_greatest():
+    with pytest.raises(ConfigError, match="9 is above max_view_px, 8") as e:
+        Settings(min_view_px=9, max_view_px=8)
+    assert e.value.field == "min_view_px"
+
+
 def test_every_policy_has_its_function():
     assert set(assemble.POLICIES) == set(get_args(PolicyName))

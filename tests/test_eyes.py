@@ -29,6 +29,7 @@ from speceyes.events import Answered, ToolFinished
 from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.pictures import decode, encode_png
+from speceyes.protocols import PROTOCOLS
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
@@ -233,6 +234,25 @@ async def test_the_built_in_model_is_not_asked_in_a_protocol_it_never_learnt(pai
             pass
     assert caught.value.field == "protocol"
     assert pair.opened == []
+
+
+async def test_the_built_in_model_sees_one_size_only(pair):
+    with pytest.raises(ConfigError, match="one size only"):
+        async with SpecEyes(settings=Settings(max_view_px=12544)):
+            pass
+    assert pair.opened == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_server_may_show_its_model_less_than_the_release_did(protocol):
+    settings = Settings(min_view_px=12544, max_view_px=12544)
+    eyes = SpecEyes(
+        small=small_says(UNSURE), large=says("ring"), gate=GATE, protocol=protocol,
+        settings=settings,
+    )  # fmt: skip
+    async with eyes:
+        width_px, height_px = eyes.funnel.parts.agent.protocol.view_size((1344, 1344))
+    assert width_px * height_px <= 12544
 
 
 async def test_another_model_is_asked_in_the_protocol_named():

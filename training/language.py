@@ -249,14 +249,14 @@ LISTING = {
 WORKING = {
     "small": {"list": 0.15, "answer": 0.85},
     "large": {
-        "list": 0.02,
-        "places": 0.14,
-        "list_crop": 0.03,
-        "screen": 0.05,
+        "list": 0.01,
+        "places": 0.1,
+        "list_crop": 0.02,
+        "screen": 0.04,
         "agent": 0.12,
-        "agent_existence": 0.16,
+        "agent_existence": 0.15,
         "agent_first": 0.16,
-        "agent_pair": 0.12,
+        "agent_pair": 0.2,
         "drill": 0.2,
     },
 }

@@ -146,17 +146,24 @@ def agent(
 def drill(scene: Scene, asked: Asked) -> Transcript:
     """Conclude from what has been seen, in words alone: cheap practice in comparing and recalling.
 
-    The question and what was seen are given; only the conclusion is learnt.
+    The question and what was seen are given; learnt are where each thing is, and the conclusion.
     """
-    thing = asked.targets[-1] if asked.targets else None
     options = f"\n{' '.join(asked.options)}" if asked.options else ""
-    given = (
+    said = (
         f"<|im_start|>user\n{asked.question}{options}<|im_end|>\n<|im_start|>assistant\n"
-        f"<think>{_sought(asked)} {_survey(scene)}<|im_end|>\n<|im_start|>assistant\n"
-        f"<think>{_sought(asked)} Now I see {_described(asked, thing)}."
+        f"<think>{_sought(asked)} {_survey(scene)}"
     )
+    pieces = []
+    for thing in asked.targets or (None,):
+        found = f" {_found(asked, thing)[0]}</think><|im_end|>"
+        pieces += [Piece(said, is_target=False), Piece(found, is_target=True)]
+        said = (
+            f"\n<|im_start|>assistant\n<think>{_sought(asked)} "
+            f"Now I see {_described(asked, thing)}."
+        )
     reply = f" {_conclusion(asked)}</think>\n<answer>{asked.answer}</answer><|im_end|>"
-    return Transcript((Piece(given, is_target=False), Piece(reply, is_target=True)), ())
+    pieces += [Piece(said, is_target=False), Piece(reply, is_target=True)]
+    return Transcript(tuple(pieces), ())
 
 
 def corpus(rng: np.random.Generator, count: int) -> Iterator[str]:

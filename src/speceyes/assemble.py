@@ -209,8 +209,17 @@ class SpecEyes:
                 )
             return self.protocol
         system, user = self.system_prompt, self.user_prompt
+        least, most = self.settings.min_view_px, self.settings.max_view_px
         if tuning is None:
-            return make_protocol(self.protocol, system_prompt=system, user_prompt=user)
+            return make_protocol(
+                self.protocol,
+                system_prompt=system,
+                user_prompt=user,
+                min_view_px=least,
+                max_view_px=most,
+            )
+        if least is not None or most is not None:
+            raise ConfigError("settings", "the built-in large model sees views of one size only")
         if self.protocol != tuning.protocol.name:
             raise ConfigError(
                 "protocol",

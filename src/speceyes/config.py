@@ -19,7 +19,14 @@ DEFAULT_ENGINE: Final = "builtin"
 DEFAULT_PROTOCOL: Final = "deepeyes"
 DEFAULT_POLICY: Final[PolicyName] = "serial"
 DEFAULT_CONCURRENCY: Final = 6  # the reference code's batch
-_LEAST_ONE: Final = ("max_answer_tokens", "max_pictures", "max_turns", "max_tokens_per_turn")
+_LEAST_ONE: Final = (
+    "max_answer_tokens",
+    "max_pictures",
+    "max_turns",
+    "max_tokens_per_turn",
+    "min_view_px",
+    "max_view_px",
+)
 _TIMEOUTS: Final = ("screen_timeout_s", "speculate_timeout_s", "fall_back_timeout_s")
 
 
@@ -28,8 +35,10 @@ class Settings:
     """Say how queries are answered, apart from who answers them.
 
     `screen_by`: which engine does Phase I; "none" speculates on everything. `max_turns` and
-    `max_tokens_per_turn` None: the protocol's own. `degrade`: when the agent fails, give the small
-    model's rejected answer, marked as `degraded`, instead of an error.
+    `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
+    what the model sees, for a server set to other bounds than the protocol's release. `degrade`:
+    when the agent fails, give the small model's rejected answer, marked as `degraded`, instead of
+    an error.
     Raises: ConfigError naming the field.
     """
 
@@ -38,6 +47,8 @@ class Settings:
     max_answer_tokens: int = 20  # of the small model; as in the reference code
     max_turns: int | None = None
     max_tokens_per_turn: int | None = None
+    min_view_px: int | None = None
+    max_view_px: int | None = None
     max_pictures: int = 32  # that the agent is shown for one query, first views included
     screen_timeout_s: float = 30.0
     speculate_timeout_s: float = 30.0
@@ -49,6 +60,9 @@ class Settings:
             bound: int | None = getattr(self, name)
             if bound is not None and bound < 1:
                 raise ConfigError(name, f"{bound} is below 1")
+        least, most = self.min_view_px, self.max_view_px
+        if least is not None and most is not None and least > most:
+            raise ConfigError("min_view_px", f"{least} is above max_view_px, {most}")
         for name in _TIMEOUTS:
             timeout_s: float = getattr(self, name)
             if not 0.0 < timeout_s < math.inf:

@@ -17,7 +17,8 @@ from speceyes.protocols.qwen3_5 import Qwen35
 from speceyes.protocols.qwen3_vl import Qwen3VL
 from speceyes.types import ToolProtocol
 
-# By the name in settings; all take a `system_prompt` and a `user_prompt`, and check them.
+# By the name in settings; all take a `system_prompt` and a `user_prompt`, and check them,
+# and `min_px` and `max_px`.
 PROTOCOLS: Final[Mapping[str, Callable[..., ToolProtocol]]] = {
     "deepeyes": DeepEyes,
     "chain-of-focus": ChainOfFocus,
@@ -29,14 +30,22 @@ PROTOCOLS: Final[Mapping[str, Callable[..., ToolProtocol]]] = {
 
 
 def make_protocol(
-    name: str, *, system_prompt: str | None = None, user_prompt: str | None = None
+    name: str,
+    *,
+    system_prompt: str | None = None,
+    user_prompt: str | None = None,
+    min_view_px: int | None = None,
+    max_view_px: int | None = None,
 ) -> ToolProtocol:
-    """Make the protocol of that name, in its own words or in those given.
+    """Make the protocol of that name, in its own words and bounds or in those given.
 
     A `user_prompt` holds `{question}`, and may hold `{options}`; what follows the last of them is
-    said again after each observation, where the protocol does so.
+    said again after each observation, where the protocol does so. The bounds are areas of what the
+    model sees, for a server that holds it to others than its release.
     Raises: ConfigError naming the field: an unknown name, a prompt that cannot be filled in.
     """
     if name not in PROTOCOLS:
         raise ConfigError("protocol", f"{name!r} is unknown; choose from {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name](system_prompt=system_prompt, user_prompt=user_prompt)
+    bounds = {"min_px": min_view_px, "max_px": max_view_px}
+    given = {key: px for key, px in bounds.items() if px is not None}
+    return PROTOCOLS[name](system_prompt=system_prompt, user_prompt=user_prompt, **given)
