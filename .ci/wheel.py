@@ -10,8 +10,10 @@ import pkgutil
 import sys
 
 EXTRAS = {
+    "aiohttp": "http",
     "jinja2": "local or lab",
     "matplotlib": "lab",
+    "msgspec": "http",
     "rich": "cli",
     "safetensors": "local",
     "tokenizers": "local",

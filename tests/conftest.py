@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,15 @@ def vllm_pair(
         with capture.global_and_fixture_disabled():  # a long silence looks like a hang
             print(f"\n{line}", end="", file=sys.stderr, flush=True)
 
-    with serve_pair(tmp_path_factory.mktemp("vllm"), tell) as pair:
-        yield pair
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)  # so that the servers end as well
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with serve_pair(tmp_path_factory.mktemp("vllm"), tell) as pair:
+            yield pair
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
