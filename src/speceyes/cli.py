@@ -105,7 +105,7 @@ def _add_demo(app: "typer.Typer") -> None:
     import typer
 
     from speceyes.bench.demo import DEFAULT_CONCURRENCY, DEFAULT_ITEMS
-    from speceyes.config import DEFAULT_ENGINE, DEFAULT_PROTOCOL
+    from speceyes.commands import flags
 
     @app.command()
     def demo(
@@ -118,32 +118,14 @@ def _add_demo(app: "typer.Typer") -> None:
         out: Annotated[
             Path, typer.Option(help="Folder to write to; an earlier demo there is replaced.")
         ] = _DEMO_OUT,
-        small: Annotated[
-            str | None, typer.Option(help="Engine that speculates.", show_default=DEFAULT_ENGINE)
-        ] = None,
-        large: Annotated[
-            str | None, typer.Option(help="Engine with tools.", show_default=DEFAULT_ENGINE)
-        ] = None,
-        protocol: Annotated[
-            str | None,
-            typer.Option(help="How the large one calls its tools.", show_default=DEFAULT_PROTOCOL),
-        ] = None,
-        gate: Annotated[
-            str | None,
-            typer.Option(help="paper, FILE.json or FILE.toml; the built-in pair has its own."),
-        ] = None,
-        config: Annotated[
-            Path | None, typer.Option(help="Settings file; flags go before it.")
-        ] = None,
-        system_prompt: Annotated[
-            Path | None, typer.Option(help="File with a release's own system prompt.")
-        ] = None,
-        user_prompt: Annotated[
-            Path | None, typer.Option(help="File with its user prompt, with {question} in it.")
-        ] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document, last.")
-        ] = False,
+        small: flags.Small = None,
+        large: flags.Large = None,
+        protocol: flags.Protocol = None,
+        gate: flags.Gate = None,
+        config: flags.Config = None,
+        system_prompt: flags.SystemPrompt = None,
+        user_prompt: flags.UserPrompt = None,
+        as_json: flags.AsJson = False,
     ) -> None:
         """Let the agent alone and SpecEyes answer the same questions, and write a report."""
         with named_errors():

@@ -27,7 +27,7 @@ def add_ask(app: "typer.Typer") -> None:
     """Put the command on the command line."""
     import typer
 
-    from speceyes.config import DEFAULT_ENGINE, DEFAULT_PROTOCOL
+    from speceyes.commands import flags
 
     @app.command()
     def ask(
@@ -37,30 +37,14 @@ def add_ask(app: "typer.Typer") -> None:
         option: Annotated[
             list[str] | None, typer.Option(help="An answer to choose from; give two or more.")
         ] = None,
-        small: Annotated[
-            str | None, typer.Option(help="Engine that speculates.", show_default=DEFAULT_ENGINE)
-        ] = None,
-        large: Annotated[
-            str | None, typer.Option(help="Engine with tools.", show_default=DEFAULT_ENGINE)
-        ] = None,
-        protocol: Annotated[
-            str | None,
-            typer.Option(help="How the large one calls its tools.", show_default=DEFAULT_PROTOCOL),
-        ] = None,
-        gate: Annotated[
-            str | None,
-            typer.Option(help="paper, FILE.json or FILE.toml; the built-in pair has its own."),
-        ] = None,
-        config: Annotated[
-            Path | None, typer.Option(help="Settings file; flags go before it.")
-        ] = None,
-        system_prompt: Annotated[
-            Path | None, typer.Option(help="File with a release's own system prompt.")
-        ] = None,
-        user_prompt: Annotated[
-            Path | None, typer.Option(help="File with its user prompt, with {question} in it.")
-        ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+        small: flags.Small = None,
+        large: flags.Large = None,
+        protocol: flags.Protocol = None,
+        gate: flags.Gate = None,
+        config: flags.Config = None,
+        system_prompt: flags.SystemPrompt = None,
+        user_prompt: flags.UserPrompt = None,
+        as_json: flags.AsJson = False,
     ) -> None:
         """Answer one question about a picture, and show its way through the phases."""
         with named_errors():

@@ -8,8 +8,7 @@ It refuses to know what is looked at; it opens the engines, and shows what was f
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 from speceyes.commands.choosing import chosen
 from speceyes.commands.exits import EXIT_FAILED, named_errors
@@ -36,39 +35,19 @@ _MARKS: "Final[dict[Status, tuple[str, str]]]" = {
 
 def add_doctor(app: "typer.Typer") -> None:
     """Put the command on the command line."""
-    import typer
-
-    from speceyes.config import DEFAULT_PROTOCOL
+    from speceyes.commands import flags
 
     @app.command()
     def doctor(
         *,
-        small: Annotated[
-            str | None, typer.Option(help="Engine that speculates.", show_default=DEFAULT_ENGINE)
-        ] = None,
-        large: Annotated[
-            str | None, typer.Option(help="Engine with tools.", show_default=DEFAULT_ENGINE)
-        ] = None,
-        protocol: Annotated[
-            str | None,
-            typer.Option(help="How the large one calls its tools.", show_default=DEFAULT_PROTOCOL),
-        ] = None,
-        gate: Annotated[
-            str | None,
-            typer.Option(help="paper, FILE.json or FILE.toml; says how many candidates it needs."),
-        ] = None,
-        config: Annotated[
-            Path | None, typer.Option(help="Settings file; flags go before it.")
-        ] = None,
-        system_prompt: Annotated[
-            Path | None, typer.Option(help="File with a release's own system prompt.")
-        ] = None,
-        user_prompt: Annotated[
-            Path | None, typer.Option(help="File with its user prompt, with {question} in it.")
-        ] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON document, last.")
-        ] = False,
+        small: flags.Small = None,
+        large: flags.Large = None,
+        protocol: flags.Protocol = None,
+        gate: flags.Gate = None,
+        config: flags.Config = None,
+        system_prompt: flags.SystemPrompt = None,
+        user_prompt: flags.UserPrompt = None,
+        as_json: flags.AsJson = False,
     ) -> None:
         """Look at two engines: what works, what does not, and how to mend it."""
         with named_errors():

@@ -1,0 +1,29 @@
+"""The flags that several commands offer alike, as types of their parameters.
+
+It loads typer, so commands import it when they are put on the command line.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speceyes.config import DEFAULT_ENGINE, DEFAULT_PROTOCOL
+
+Small = Annotated[
+    str | None, typer.Option(help="Engine that speculates.", show_default=DEFAULT_ENGINE)
+]
+Large = Annotated[str | None, typer.Option(help="Engine with tools.", show_default=DEFAULT_ENGINE)]
+Protocol = Annotated[
+    str | None,
+    typer.Option(help="How the large one calls its tools.", show_default=DEFAULT_PROTOCOL),
+]
+Gate = Annotated[
+    str | None, typer.Option(help="paper, FILE.json or FILE.toml; the built-in pair has its own.")
+]
+Config = Annotated[Path | None, typer.Option(help="Settings file; flags go before it.")]
+SystemPrompt = Annotated[Path | None, typer.Option(help="File with a release's own system prompt.")]
+UserPrompt = Annotated[
+    Path | None, typer.Option(help="File with its user prompt, with {question} in it.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, last.")]
