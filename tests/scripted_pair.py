@@ -19,8 +19,9 @@ from speceyes import prompts
 from speceyes.agent import Agent
 from speceyes.bench.demo import Contestants, Ledger, Plan, race
 from speceyes.bench.document import Run, Setup
+from speceyes.bench.items import Item
 from speceyes.bench.machine import Machine
-from speceyes.builtin.suite import Item, draw_items
+from speceyes.builtin.suite import draw_items
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
 from speceyes.funnel import Funnel, agent_only, serial
 from speceyes.gate import GateSpec

@@ -54,7 +54,7 @@ class Room:
     pure: bool = False  # no clock, no file, no socket, no process, no hidden randomness
 
 
-PURE = ("nouns", "gate", "story", "protocols", "tools", "scenes")
+PURE = ("nouns", "gate", "story", "protocols", "tools", "items", "scenes")
 TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transformers")
 
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
@@ -65,14 +65,18 @@ ROOMS: dict[str, Room] = {
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
     "tools": Room(("tools", "tools.zoom"), ("nouns",), pure=True),
+    "items": Room(("bench.items",), ("nouns",), pure=True),
     "scenes": Room(
         ("builtin.scenes", "builtin.zones", "builtin.questions", "builtin.suite"),
-        ("nouns",),
+        ("nouns", "items"),
         ("numpy", "PIL"),
         pure=True,
     ),
     "scores": Room(
-        ("bench.grade", "bench.stats"), ("nouns", "gate", "scenes"), ("numpy",), pure=True
+        ("bench.grade", "bench.questioning", "bench.stats"),
+        ("nouns", "gate", "items"),
+        ("numpy",),
+        pure=True,
     ),
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
@@ -80,6 +84,11 @@ ROOMS: dict[str, Room] = {
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
     "shelf": Room(("engines.shelf",)),
+    "suites": Room(
+        ("bench.suites", "bench.suites.*"),
+        ("nouns", "items", "scenes", "pictures"),
+        ("PIL", "huggingface_hub", "numpy", "pyarrow"),
+    ),
     "orchestration": Room(("agent", "phases", "funnel"), ("nouns", "gate", "story"), ("anyio",)),
     "replay": Room(("engines", "engines.replay"), ("nouns",), ("anyio", "numpy")),
     "http": Room(
@@ -91,7 +100,7 @@ ROOMS: dict[str, Room] = {
     "pair": Room(("builtin", "builtin.pair"), (*PURE, "pictures", "local"), ("anyio", *TORCH)),
     "apps": Room(
         ("bench", "bench.*", "doctor", "doctor.*"),
-        (*PURE, "scores", "config", "pictures", "orchestration", "replay"),
+        (*PURE, "scores", "config", "pictures", "suites", "orchestration", "replay"),
         ("PIL", "anyio", "jinja2", "numpy", "rich"),
     ),
     "assembly": Room(
@@ -104,7 +113,17 @@ ROOMS: dict[str, Room] = {
     ),
     "cli": Room(
         ("cli", "commands", "commands.*", "__main__"),
-        (*PURE, "scores", "config", "pictures", "orchestration", "apps", "assembly", "front"),
+        (
+            *PURE,
+            "scores",
+            "config",
+            "pictures",
+            "suites",
+            "orchestration",
+            "apps",
+            "assembly",
+            "front",
+        ),
         ("anyio", "rich", "typer"),
     ),
 }

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from speceyes.bench.demo import Contestants, Ledger
     from speceyes.bench.document import Setup
+    from speceyes.bench.items import Item
     from speceyes.bench.terminal import LiveProgress
-    from speceyes.builtin.suite import Item
     from speceyes.funnel import Funnel
 
 _EXTRA: Final = ("typer", "rich")

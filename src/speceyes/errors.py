@@ -11,6 +11,8 @@
     |   |   +-- PictureTooLarge      413   too many bytes or pixels; decompression bombs
     |   |   +-- PictureShapeError    400   an extreme aspect, or a box outside or empty
     |   +-- ConfigError              400
+    |   +-- SuiteError               400   a suite's file or row; names it
+    |   +-- RunFolderError           409   a run's folder that cannot be gone on with
     +-- EngineError                  502   names the engine
     |   +-- EngineUnavailable        503
     |   +-- EngineTimeout            504
@@ -21,6 +23,7 @@
     |   +-- NoAnswer                 502   the budget ended without an answer
     +-- ToolError                    500   the tool itself broke (not the model's call of it)
     +-- TraceError                   500   events that do not tell one whole story
+    +-- StorageError                 507   results cannot be written: the disk is full, say
 
 It knows nothing of what raises them. What a *model* does wrong is an `Observation`, never an error.
 """
@@ -92,6 +95,16 @@ class ConfigError(InputError):
     """A setting that is unknown, missing, or outside its range."""
 
 
+class SuiteError(InputError):
+    """A file or a row of a suite that cannot be used; `field` names both."""
+
+
+class RunFolderError(InputError):
+    """A folder that holds another run, or is in use by one."""
+
+    http_status: ClassVar[int] = 409
+
+
 class EngineError(SpecEyesError):
     """An engine could not generate; `engine` says which one."""
 
@@ -148,3 +161,9 @@ class ToolError(SpecEyesError):
 
 class TraceError(SpecEyesError):
     """Events that do not form one query's story: this is a defect in speceyes, report it."""
+
+
+class StorageError(SpecEyesError):
+    """Results could not be written. What was written before is whole and can be gone on with."""
+
+    http_status: ClassVar[int] = 507

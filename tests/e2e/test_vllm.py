@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from speceyes import SpecEyes
+from speceyes.bench.items import Item
 from speceyes.builtin.pair import BUILTIN, load
-from speceyes.builtin.suite import Item, draw_items
+from speceyes.builtin.suite import draw_items
 from speceyes.config import Settings
 from speceyes.engines.http import HttpEngine, HttpSettings
 from speceyes.engines.replay import request_digest

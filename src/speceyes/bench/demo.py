@@ -15,9 +15,9 @@ from typing import Final, Literal, Protocol, TextIO, TypeAlias, runtime_checkabl
 
 import anyio
 
+from speceyes.bench.items import Item
 from speceyes.bench.records import PAPER_K, Record, record_of, to_line
 from speceyes.bench.summary import BlockTime
-from speceyes.builtin.suite import Item
 from speceyes.errors import ConfigError, EngineError
 from speceyes.events import (
     Answered,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
+from speceyes.bench.items import Item
 from speceyes.bench.records import Method, Record, Turn
 from speceyes.bench.summary import by_method
-from speceyes.builtin.suite import Item
 from speceyes.pictures import decode
 from speceyes.types import Box, Size
 
@@ -73,7 +73,7 @@ def choose(records: Sequence[Record], count: int = SHOWN) -> list[str]:
     by = by_method(records)
     pairs = [(ours, base) for i, ours in by["speceyes"].items() if (base := by["baseline"].get(i))]
     wrong = [o.item_id for o, b in pairs if not (o.is_right and b.is_right)]
-    groups: dict[tuple[str | None, str, bool], list[str]] = {}
+    groups: dict[tuple[str | None, str, bool | None], list[str]] = {}
     for ours, _ in pairs:
         groups.setdefault((ours.route, ours.split, ours.is_hard), []).append(ours.item_id)
     ordered = [group for _, group in sorted(groups.items(), key=lambda entry: str(entry[0]))]

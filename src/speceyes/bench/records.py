@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias, assert_never
 
 from speceyes.bench.grade import GRADER_VERSION, Grade, grade
-from speceyes.builtin.suite import Item
+from speceyes.bench.items import Item
 from speceyes.errors import InputError
 from speceyes.events import (
     Answered,
@@ -88,7 +88,7 @@ class Record:
     item_id: str
     split: str
     kind: str
-    is_hard: bool
+    is_hard: bool | None
     question: str
     options: tuple[str, ...]
     truth: str

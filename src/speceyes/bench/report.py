@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from speceyes.bench import charts
 from speceyes.bench.document import Run
 from speceyes.bench.gallery import Card, cards
+from speceyes.bench.items import Item
 from speceyes.bench.rescore import Sweep, cases_of, sweep
 from speceyes.bench.stats import Interval, quantile
 from speceyes.bench.summary import Summary
-from speceyes.builtin.suite import Item
 from speceyes.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,34 +8,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from speceyes.bench.items import Item
 from speceyes.builtin.questions import SPLITS, Asked, Split, ask
 from speceyes.builtin.scenes import SCENE_PX, Scene, draw_scene, render
 from speceyes.types import Box, Picture, Query
 
 Stream: TypeAlias = Literal["train", "calibration", "test"]
 _STREAM_CODE: dict[Stream, int] = {"train": 1, "calibration": 2, "test": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One question with its picture and its right answer.
-
-    `is_hard` and `targets_px` (where in the picture the answer is to be seen) are for reports
-    only: nothing on the way to an answer may read them.
-    """
-
-    item_id: str
-    split: Split
-    query: Query
-    answer: str
-    is_hard: bool
-    kind: str
-    targets_px: tuple[Box, ...]
 
 
 def draw_items(count: int, *, seed: int, stream: Stream = "test") -> Iterator[Item]:
