@@ -21,6 +21,7 @@ from speceyes.commands.ask import add_ask
 from speceyes.commands.choosing import chosen
 from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, EXIT_INTERRUPTED, complain, named_errors
+from speceyes.commands.suite import add_suite
 from speceyes.errors import ConfigError
 from speceyes.settings_file import Choices
 
@@ -98,6 +99,7 @@ def build_app() -> "typer.Typer":
     _add_demo(app)
     add_ask(app)
     add_doctor(app)
+    add_suite(app)
     return app
 
 

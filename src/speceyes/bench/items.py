@@ -49,8 +49,8 @@ Entry: TypeAlias = Item | Spoiled
 class SuiteFacts:
     """What is known of a suite before its first item; the same facts mean the same items.
 
-    `counts` are the entries of each split as they will come; `released` how many the release has,
-    where it is known; `files` the sha256 of every file read, by its path within the suite;
+    `counts` are the entries of each split as they will come; `released` how many the release would
+    give, within the same bound, where it is known; `files` the sha256 of every file read, by its path within the suite;
     `checksum` one digest over all that decides the items: files, splits, seed, order, bound.
     """
 
@@ -80,7 +80,7 @@ class SuiteFacts:
 
 
 class Suite(Protocol):
-    """A source of items, split by split, in an order that is always the same."""
+    """A source of items, in an order that is always the same; most go split by split."""
 
     @property
     def facts(self) -> SuiteFacts:
