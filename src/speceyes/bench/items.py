@@ -50,8 +50,9 @@ class SuiteFacts:
     """What is known of a suite before its first item; the same facts mean the same items.
 
     `counts` are the entries of each split as they will come; `released` how many the release would
-    give, within the same bound, where it is known; `files` the sha256 of every file read, by its path within the suite;
-    `checksum` one digest over all that decides the items: files, splits, seed, order, bound.
+    give, within the same bound, where it is known; `files` the sha256 of every file read, by its
+    path within the suite; `checksum` one digest over all that decides the items: files, splits,
+    seed, order, bound.
     """
 
     name: str  # "vstar", "hrbench", "pope", "builtin", "jsonl"
