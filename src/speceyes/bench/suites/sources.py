@@ -21,12 +21,17 @@ HUB_IDS: Final[Mapping[SuiteName, str]] = {
     "pope": "lmms-lab/POPE",
 }
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_FORMS: Final = "builtin, vstar[:DIR], hrbench[:DIR], pope[:DIR] (or :ORG/NAME), or jsonl:FILE"
+_FORMS: Final = (
+    "builtin[:COUNT], vstar[:DIR], hrbench[:DIR], pope[:DIR] (or :ORG/NAME), or jsonl:FILE"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A suite string, read: which suite, and which folder, file or name on the hub ("": none)."""
+    """A suite string, read: which suite, and which folder, file or name on the hub ("": none).
+
+    Of the built-in suite `place` is how many items to draw.
+    """
 
     text: str
     name: SuiteName
@@ -45,8 +50,10 @@ def parse_source(text: str) -> Source:
             break
     else:
         raise ConfigError("suite", f"{text!r} is unknown; give {_FORMS}")
-    if name == "builtin" and place:
-        raise ConfigError("suite", f"{text!r}: builtin is drawn from a seed; give no place")
+    if name == "builtin" and place and not (place.isdecimal() and int(place)):
+        raise ConfigError(
+            "suite", f"{text!r}: builtin is drawn from a seed; give a number of items, or nothing"
+        )
     if name == "jsonl" and not place:
         raise ConfigError("suite", "jsonl names no file; give jsonl:FILE")
     return Source(text, name, place or HUB_IDS.get(name, ""))
