@@ -90,6 +90,8 @@ def test_an_answer_is_an_option_word_for_word_or_its_letter(tmp_path, options, s
         (LINE | {"image": []}, "image is to be a path or a list of them"),
         (LINE | {"image": ["dog.jpg", 3]}, "image is to be a path"),
         (LINE | {"image": "lost.jpg"}, "lost.jpg cannot be read"),
+        (LINE | {"image": "."}, "cannot be read"),
+        (LINE | {"image": "a\0b.jpg"}, "cannot be read"),
         (LINE | {"image": "mine.jsonl"}, "picture: is none of"),
         (LINE | {"options": "disc, star"}, "options is to be a list of texts"),
         (LINE | {"options": ["star"]}, "options: has a single entry"),
@@ -144,7 +146,7 @@ def test_an_unknown_split_is_refused_and_the_known_are_named(tmp_path):
 
 
 def test_facts_hold_the_digest_of_every_picture(tmp_path):
-    path = make_jsonl(tmp_path, LINE, LINE | {"image": "lost.jpg"})
+    path = make_jsonl(tmp_path, LINE, LINE | {"image": "lost.jpg"}, LINE | {"image": "a\0b.jpg"})
     before = open_suite(f"jsonl:{path}").facts
     assert set(before.files) == {"mine.jsonl", "dog.jpg"}
     (tmp_path / "dog.jpg").write_bytes(a_jpeg(1))

@@ -189,6 +189,16 @@ def test_facts_hold_the_digest_of_every_file_that_is_read(tmp_path):
     assert sorted(facts.files) == sorted(kinds)
 
 
+def test_a_file_that_cannot_be_read_spoils_its_own_question_and_no_more(tmp_path):
+    path = make_vstar(tmp_path) / "direct_attributes" / "sa_1.jpg"
+    path.unlink()
+    path.mkdir()
+    assert "sa_1.jpg: " in the_spoiled(tmp_path).error.message
+    facts = open_suite(f"vstar:{tmp_path}").facts
+    assert "direct_attributes/sa_1.jpg" not in facts.files
+    assert facts.total == 6
+
+
 def test_a_bound_is_no_deviation(tmp_path):
     facts = open_suite(f"vstar:{make_vstar(tmp_path)}", per_split=2).facts
     assert facts.counts == {"direct_attributes": 2, "relative_position": 2}

@@ -47,9 +47,9 @@ def add_suite(app: "typer.Typer") -> None:
     from speceyes.bench.suites.export import DEFAULT_PER_SPLIT
     from speceyes.commands import flags
 
-    suite = typer.Typer(help="Look at a suite, or export the built-in one.", no_args_is_help=True)
+    group = typer.Typer(help="Look at a suite, or export the built-in one.", no_args_is_help=True)
 
-    @suite.command()
+    @group.command()
     def show(
         suite: Annotated[
             str, typer.Argument(help="builtin, vstar, hrbench, pope, NAME:DIR or jsonl:FILE.")
@@ -78,7 +78,7 @@ def add_suite(app: "typer.Typer") -> None:
             )
             run_show(opened, as_json=as_json)
 
-    @suite.command()
+    @group.command()
     def export(
         *,
         form: Annotated[Format, typer.Option("--format", help="The public suite to write as.")],
@@ -96,7 +96,7 @@ def add_suite(app: "typer.Typer") -> None:
             exported = export_suite(form.value, out, per_split=per_split, seed=seed)
             run_export(exported, form.value, as_json=as_json)
 
-    app.add_typer(suite, name="suite")
+    app.add_typer(group, name="suite")
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from speceyes.bench.items import SuiteFacts
@@ -65,6 +66,16 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Give the sha256 of those files of a folder that can be read; the others spoil their rows."""
+    digests: dict[str, str] = {}
+    for name in names:
+        if name not in digests:
+            with suppress(SuiteError, ValueError):  # a NUL in a name is a ValueError
+                digests[name] = file_digest(folder / name)
+    return digests
 
 
 def unreadable(path: Path, error: OSError) -> SuiteError:

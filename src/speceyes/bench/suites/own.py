@@ -22,7 +22,7 @@ from typing import Any, Final
 from speceyes.bench.items import Entry, Item, SuiteFacts
 from speceyes.bench.suites.choice import Choice
 from speceyes.bench.suites.entrance import Entrance, Place, by_letter
-from speceyes.bench.suites.findings import facts_of, file_digest
+from speceyes.bench.suites.findings import digests_of, facts_of
 from speceyes.bench.suites.longlines import LineTooLong, LongLines
 from speceyes.bench.suites.sources import Source
 from speceyes.errors import SuiteError
@@ -68,13 +68,11 @@ class OwnFile:
     def facts(self) -> SuiteFacts:
         """What is known before the first item; reads the file and all its pictures."""
         counts: Counter[str] = Counter()
-        files = {self._path.name: file_digest(self._path)}
+        names = [self._path.name]
         for line in self._wanted():
             counts[line.split] += 1
-            for name in _image_names(line.told):
-                path = self._path.parent / name
-                if name not in files and path.is_file():
-                    files[name] = file_digest(path)
+            names += _image_names(line.told)
+        files = digests_of(self._path.parent, names)
         return facts_of(self._source, self._choice, counts=dict(counts), files=files)
 
     def entries(self) -> Iterator[Entry]:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeGuard
 from speceyes.bench.items import Entry, Item, SuiteFacts
 from speceyes.bench.suites.choice import Choice, option_order
 from speceyes.bench.suites.entrance import Entrance, Place
-from speceyes.bench.suites.findings import facts_of, file_digest
+from speceyes.bench.suites.findings import digests_of, facts_of
 from speceyes.bench.suites.sources import Source, find_folder
 from speceyes.errors import PictureError, SuiteError
 from speceyes.pictures import open_picture
@@ -44,18 +44,18 @@ class VStar:
     @cached_property
     def facts(self) -> SuiteFacts:
         """What is known before the first item; reads through all files once."""
-        files = {
-            path.relative_to(self._folder).as_posix(): file_digest(path)
-            for pairs in self._pairs.values()
-            for pair in pairs.values()
-            for path in pair
-        }
+        names = (
+            f"{split}/{path.name}"
+            for split, pairs in self._pairs.items()
+            for paths in pairs.values()
+            for path in paths
+        )
         return facts_of(
             self._source,
             self._choice,
             counts={split: len(pairs) for split, pairs in self._pairs.items()},
             released=RELEASED,
-            files=files,
+            files=digests_of(self._folder, names),
         )
 
     def entries(self) -> Iterator[Entry]:
