@@ -97,6 +97,8 @@ def test_an_answer_is_an_option_word_for_word_or_its_letter(tmp_path, options, s
         (LINE | {"options": ["star"]}, "options: has a single entry"),
         (LINE | {"options": ["star", ""]}, "options: entry 1 is empty"),
         (LINE | {"options": ["star", "STAR"]}, "stands there more than once"),
+        (LINE | {"question": "half \ud800?"}, "holds half of a surrogate pair"),
+        (LINE | {"id": "\udcff"}, "holds half of a surrogate pair"),
         (LINE | {"id": None}, "id is to be text or a whole number"),
         (LINE | {"id": True}, "id is to be text or a whole number"),
         (LINE | {"id": 1}, "id 'jsonl-all-1' stands further up"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 
 import pytest
@@ -225,6 +227,13 @@ def test_hidden_and_foreign_files_are_no_questions(tmp_path):
     for name in ("._sa_1.jpg", ".DS_Store", "README.md"):
         (folder / name).write_bytes(b"x")
     assert all(isinstance(entry, Item) for entry in entries(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_file_may_have_any_name(tmp_path):
+    write_vstar(tmp_path, "direct_attributes", os.fsdecode(b"sa_\xff"))
+    (item,) = entries(tmp_path, splits=("direct_attributes",))
+    assert item.item_id == "vstar-direct_attributes-sa_\\udcff"
 
 
 def test_an_unknown_split_is_refused_and_the_known_are_named(tmp_path):

@@ -36,6 +36,7 @@ class Entrance:
         """Make an item of a row, or a spoiled entry if that raises an InputError."""
         try:
             item = build()
+            _check_text(item, place)
         except InputError as error:
             # Made anew: the error that was raised holds on to the row by its traceback.
             message = error.message if isinstance(error, SuiteError) else str(error)
@@ -45,6 +46,13 @@ class Entrance:
             return Spoiled(place.spoiled_id, place.split, place.error(message))
         self._seen.add(item.item_id)
         return item
+
+
+def _check_text(item: Item, place: Place) -> None:
+    try:
+        "".join((item.item_id, item.query.question, item.answer, *item.query.options)).encode()
+    except UnicodeEncodeError as error:
+        raise place.error("holds half of a surrogate pair, which is no text") from error
 
 
 def by_letter(letter: str, options: Sequence[str], place: Place) -> str:

@@ -63,8 +63,9 @@ class VStar:
         entrance = Entrance()
         for split, pairs in self._pairs.items():
             for stem, paths in pairs.items():
-                item_id = f"vstar-{split}-{stem}"
-                place = Place(split, f"{split}/{stem}.json", item_id)
+                name = stem.encode(errors="backslashreplace").decode()  # any bytes can name a file
+                item_id = f"vstar-{split}-{name}"
+                place = Place(split, f"{split}/{name}.json", item_id)
                 yield entrance.admit(place, partial(self._item, item_id, paths, place))
 
     def _find_pairs(self, split: str) -> Mapping[str, tuple[Path, ...]]:
