@@ -73,7 +73,7 @@ ROOMS: dict[str, Room] = {
         pure=True,
     ),
     "scores": Room(
-        ("bench.grade", "bench.questioning", "bench.stats"),
+        ("bench.grade", "bench.reading", "bench.reading.*", "bench.questioning", "bench.stats"),
         ("nouns", "gate", "items"),
         ("numpy",),
         pure=True,

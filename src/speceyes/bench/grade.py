@@ -1,138 +1,171 @@
 """A reply is graded against the right answer by rules alone, and every grade says why.
 
-It refuses to know who replied and how. A rule that changes any grade changes `GRADER_VERSION`.
+It refuses to know who replied and how, and to guess: what the rules cannot read is undecided. A
+rule that changes any grade changes `GRADER_VERSION`.
 """
 
 from __future__ import annotations
 
 import re
-import string
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from speceyes.bench.reading.assent import read_assent
+from speceyes.bench.reading.numbers import read_amount, read_count
+from speceyes.bench.reading.options import read_letter, read_option, read_text, same_text
+from speceyes.bench.reading.wording import (
+    Reading,
+    bare,
+    folded,
+    last_statement,
+    marked,
+    normalise,
+    sentences,
+    spoken,
+    without_markup,
+)
 from speceyes.errors import QueryError
 
-GRADER_VERSION: Final = 1
+__all__ = ["GRADER_VERSION", "Grade", "GradeValue", "grade", "normalise"]
 
-GradeValue: TypeAlias = Literal["right", "wrong"]
+GRADER_VERSION: Final = 2
 
-_YES_NO: Final = ("yes", "no")
-_QUOTES: Final = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"'})
-_OUTER: Final = string.whitespace + ".,;:!?\"'`*_"
-_ARTICLE: Final = re.compile(r"(?:a|an|the)\s+(?=\S)")
-_PREAMBLE: Final = re.compile(
-    r"(?:so,?\s+)?(?:(?:the|my|final|correct)\s+)*answer(?:\s+is\s*:?|\s*:)\s*"
+GradeValue: TypeAlias = Literal["right", "wrong", "undecided"]
+
+# Who cannot tell gives no answer; but "I cannot see a dog" answers whether one is there.
+_REFUSAL: Final = re.compile(
+    r"(?:(?:i'm|i am|we are) )?(?:sorry,? )?(?:but |unfortunately,? )*(?:as an ai[^,.]{0,40}, )?"
+    r"(?:(?:it|i|we|this|the (?:answer|question|image)) )?"
+    r"(?:(?:can ?not|can't|could not|couldn't|(?:am |'m )?unable to|am not able to|do not|don't"
+    r"|am not|'m not|not) (?:be )?"
+    r"(?:determined?|answer(?:ed)?|assist|help|know|sure|process"
+    r"|tell(?: (?:if|whether|what|which|from|how|for)\b[^.,;]*)?)"
+    r"|n/a|unknown|unsure|idk)(?: [^.,;]*)?"
+    r"|(?:抱歉,?)?(?:我)?(?:无法(?:确定|判断|回答)|不知道)[^,。]*"
 )
-_LETTER_ALONE: Final = re.compile(r"\(?([a-z])\)?[.:)]?")
-_LETTER_FIRST: Final = re.compile(
-    r"(?:\(([a-z])\)[.:]?|([a-z])[.:)]|([a-z])\s[-\u2013])\s*(\S.*)", re.DOTALL
+# Where this may be the right answer, not to know is to answer.
+_ABSTENTION: Final = re.compile(
+    r"\b(?:un\w+able|unknown|unclear|unsure|undetermined|determined?|none|cannot|insufficient|sure"
+    r"|enough|know)\b|n't\b|无法|不知道|不确定"
 )
+_YES_NO: Final = {
+    **dict.fromkeys(("yes", "是", "是的", "有", "对"), "yes"),
+    **dict.fromkeys(("no", "否", "不是", "没有"), "no"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Say if a reply is right, as which answer it was read (None: as none), and why."""
+    """Say if a reply is right, as which answer it was read (None: as none), why, and by whom.
+
+    `by` is "rules", or "model:" and the name of the model that decided what rules could not.
+    """
 
     value: GradeValue
     answer: str | None
     explanation: str
+    by: str = "rules"
 
     @property
     def is_right(self) -> bool:
-        """Whether the reply counts as right; everything else counts as wrong."""
+        """Whether the reply counts as right; wrong and undecided do not."""
         return self.value == "right"
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether nobody could say yet if the reply is right."""
+        return self.value == "undecided"
 
 
 def grade(reply: str | None, truth: str, options: Sequence[str] = ()) -> Grade:
-    """Grade a reply: read which answer it gives, then compare that with the right one.
+    """Grade a reply: read which answers it may mean, then compare those with the right one.
 
-    With options a reply may be an option's text, its letter, or both if they agree. Yes and no may
-    be followed by more words. Anything else must say the same text. Case, whitespace, outer
-    punctuation and a leading article never matter.
+    Only the right one: right. Not the right one: wrong, be they one, several or none. Anything
+    else is undecided. Thoughts never count, nor do case, whitespace and outer punctuation; of an
+    answer in a tag or a box only that counts.
     Raises: QueryError if the right answer is not among the options.
 
     >>> grade("(B) Star.", "star", ("ring", "star")).value
     'right'
-    >>> grade("A. star", "star", ("ring", "star")).explanation
-    "letter A is 'ring', yet the text says 'star'"
+    >>> grade("A. star", "star", ("ring", "star"))
+    Grade(value='undecided', answer=None,
+          explanation="letter A is 'ring', yet the text says 'star'", by='rules')
     """
     if options and truth not in options:
         raise QueryError("answer", f"{truth!r} is none of the options {tuple(options)}")
-    if reply is None or not reply.strip():
+    said = None if reply is None else spoken(reply)
+    if said is None:
+        why = (
+            "no answer was given"
+            if reply is None
+            else "no answer was given: the thought has no end"
+        )
+        return Grade("wrong", None, why)
+    if not said.strip():
         return Grade("wrong", None, "no answer was given")
-    said = _bare(_PREAMBLE.sub("", _folded(reply), count=1))
-    if not said:
-        return Grade("wrong", None, "the reply holds no words")
+    right = truth if options else _YES_NO.get(bare(folded(truth)), truth)
+    return _compared(_read(said, right, options), right)
+
+
+def _compared(reading: Reading, truth: str) -> Grade:
+    meant = reading.meant
+    if meant is None or (truth in meant and len(meant) > 1):
+        return Grade("undecided", None, reading.why)
+    answer = meant[0] if len(meant) == 1 else None
+    return Grade("right" if answer == truth else "wrong", answer, reading.why)
+
+
+def _read(reply: str, truth: str, options: Sequence[str]) -> Reading:
+    inner = marked(reply)
+    said = without_markup(inner)
+    for text in (reply, inner, said):  # what looks like markup may be an option's own text
+        exact = same_text(text, options or (truth,))
+        if exact is not None:
+            return Reading((exact,), "says the option's text" if options else "says the same text")
+    if not bare(folded(said)):
+        return Reading((), "the reply holds no words")
     if options:
-        answer, explanation = _read_option(said, options)
-    elif _bare(_folded(truth)) in _YES_NO:
-        answer, explanation = _read_yes_no(said)
-        truth = _bare(_folded(truth))
+        reading = read_option(said, options)
+    elif truth in _YES_NO.values():
+        reading = read_assent(said)
     else:
-        answer, explanation = reply.strip(), "read as text"
-        if normalise(said) == normalise(truth):
-            answer = truth
-    return Grade("right" if answer == truth else "wrong", answer, explanation)
+        reading = _read_open(said, truth)
+    if reading.meant is None and _refuses(said, truth, options):
+        return Reading((), "gives no answer: it says that it cannot")
+    return reading
 
 
-def normalise(text: str) -> str:
-    """Fold what never matters: case, whitespace, outer punctuation, one leading article.
-
-    >>> normalise(" The  Red STAR. ")
-    'red star'
-    """
-    return _ARTICLE.sub("", _bare(_folded(text)), count=1)
-
-
-def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).translate(_QUOTES).casefold().split())
-
-
-def _bare(text: str) -> str:
-    return text.strip(_OUTER)
-
-
-def _read_option(said: str, options: Sequence[str]) -> tuple[str | None, str]:
-    exact = _same_text(said, options)
-    if exact is not None:
-        return exact, "says the option's text"
-    alone = _LETTER_ALONE.fullmatch(said)
-    if alone:
-        return _by_letter(alone[1], options)
-    first = _LETTER_FIRST.fullmatch(said)
-    if not first:
-        return None, "is neither an option's text nor its letter"
-    letter, rest = first[1] or first[2] or first[3], first[4]
-    lettered, explanation = _by_letter(letter, options)
-    worded = _same_text(rest, options)
-    if lettered is None or worded == lettered:
-        return lettered, explanation if lettered is None else "says the option's letter and text"
-    named = "no option" if worded is None else repr(worded)
-    return None, f"letter {letter.upper()} is {lettered!r}, yet the text says {named}"
+def _read_open(said: str, truth: str) -> Reading:
+    """Read a reply to an open question: as a letter, the same text, a number, or not at all."""
+    stated = last_statement(sentences(said))
+    phrase = folded(said) if stated is None else stated.words
+    if phrase is None:
+        return Reading(None, "states an answer, yet takes it back")
+    wanted = bare(folded(truth))
+    if re.fullmatch(r"[a-z]", wanted):
+        letter = read_letter(phrase)
+        if letter is not None:
+            return Reading((truth if letter == wanted else letter.upper(),), "says a letter")
+    return (
+        read_text(said, truth)
+        or _read_amount(phrase, truth)
+        or Reading(None, "is worded otherwise than the right answer")
+    )
 
 
-def _by_letter(letter: str, options: Sequence[str]) -> tuple[str | None, str]:
-    index = ord(letter) - ord("a")
-    if index >= len(options):
-        return None, f"letter {letter.upper()} is beyond the {len(options)} options"
-    return options[index], "says the option's letter"
+def _read_amount(phrase: str, truth: str) -> Reading | None:
+    wanted, said = read_amount(truth), read_count(phrase)
+    if wanted is None or said is None:
+        return None
+    is_met = wanted.is_met_by(said)
+    if is_met is None:
+        return Reading(None, "says a number, but perhaps of something else")
+    return Reading((truth if is_met else bare(phrase),), "says a number")
 
 
-def _same_text(said: str, options: Sequence[str]) -> str | None:
-    for fold in (_folded, normalise):  # "a dog" beside "the dog": the closer reading goes first
-        same = [option for option in options if fold(option) == fold(said)]
-        if len(same) == 1:
-            return same[0]
-    return None
-
-
-def _read_yes_no(said: str) -> tuple[str | None, str]:
-    words = re.findall(r"[^\W\d_]+", said)
-    named = {word for word in words if word in _YES_NO}
-    if words and words[0] in _YES_NO and len(named) == 1:
-        return words[0], "begins with yes or no"
-    if len(named) == 2:
-        return None, "says both yes and no"
-    return None, "does not begin with yes or no"
+def _refuses(said: str, truth: str, options: Sequence[str]) -> bool:
+    text = bare(folded(said))
+    if any(_ABSTENTION.search(folded(answer)) for answer in (*options, truth)):
+        return False
+    return _REFUSAL.fullmatch(text) is not None

@@ -1,0 +1,1 @@
+"""What a reply says is read here, in words alone: pure, and sure or not at all."""
