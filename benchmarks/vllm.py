@@ -22,20 +22,23 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from speceyes import SpecEyes  # noqa: E402
-from speceyes.bench.demo import Ledger, Plan, contestants_on, race  # noqa: E402
+from speceyes.bench.contenders import contenders_on  # noqa: E402
 from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
-from speceyes.bench.records import Record  # noqa: E402
-from speceyes.bench.summary import MethodFigures, Summary, summarise  # noqa: E402
+from speceyes.bench.records import Method, Record  # noqa: E402
+from speceyes.bench.run import Memory, Plan, run_suite  # noqa: E402
+from speceyes.bench.suites.opening import open_suite  # noqa: E402
+from speceyes.bench.summary import Entrant, Figures, Summary, summarise  # noqa: E402
 from speceyes.builtin.pair import BUILTIN  # noqa: E402
 from speceyes.builtin.suite import draw_items  # noqa: E402
 from speceyes.engines.http import HttpEngine  # noqa: E402
 from tests.e2e.vllm_server import Pair, Server, serve_pair  # noqa: E402
 
 WARM_UP_ITEMS = 3
+METHODS: tuple[Method, ...] = ("baseline", "speceyes")
 
 
 class Forgetting(HttpEngine):
-    """An engine whose server forgets when told to. Implements `bench.demo.Forgetful`."""
+    """An engine whose server forgets when told to. Implements `bench.contenders.Forgetful`."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(server.base_url, model=server.name)
@@ -54,9 +57,9 @@ class Progress:
     stage: str = ""
     left: int = 0
 
-    def begins(self, stage: str, items: int) -> None:
+    def begins(self, stage: str, items: int, *, done: int = 0) -> None:
         """A stage begins."""
-        self.stage, self.left = stage, items
+        self.stage, self.left = stage, items - done
         self._say()
 
     def saw(self, record: Record) -> None:  # noqa: ARG002 - a Watcher is told
@@ -80,43 +83,52 @@ async def measure(pair: Pair, plan: Plan) -> Summary:
         gate=BUILTIN.gate,
         screen=BUILTIN.screen,
     )
-    ledger = Ledger()
+    keeper = Memory()
     try:
-        async with eyes, contestants_on(eyes.funnel) as contestants:
-            await race(contestants, plan, ledger, watcher=Progress(plan.concurrency))
+        async with (
+            eyes,
+            contenders_on(eyes.funnel.parts, eyes.funnel.rules, METHODS) as contenders,
+        ):
+            await run_suite(contenders, plan, keeper, watcher=Progress(plan.concurrency))
     finally:
         await small.aclose()
         await large.aclose()
-    return summarise(ledger.records, ledger.times, concurrency=plan.concurrency)
+    by = {method: [r for r in keeper.records if r.method == method] for method in METHODS}
+    return summarise(
+        [
+            Entrant(label=method, method=method, records=found, concurrency=plan.concurrency)
+            for method, found in by.items()
+        ]
+    )
 
 
 def figures(summary: Summary, concurrency: int) -> dict[str, Any]:
     """Lay out one concurrency's figures."""
     whole = summary.overall
-    interval = whole.speedup_interval
+    gain, ours = whole.gains["speceyes"], whole.figures["speceyes"]
+    interval = gain.speedup_interval
     return {
         "concurrency": concurrency,
-        "speedup": whole.speedup,
+        "speedup": gain.speedup,
         "speedup_interval": None if interval is None else [interval.low, interval.high],
-        "alpha": whole.alpha.value,
-        "beta": whole.beta.value,
-        "limit": whole.limit,
-        "share_of_limit": whole.share_of_limit,
-        "baseline": _method(whole.baseline),
-        "speceyes": _method(whole.speceyes),
-        "routes": dict(summary.routes),
-        "reject_reasons": dict(summary.reject_reasons),
+        "alpha": None if ours.alpha is None else ours.alpha.value,
+        "beta": None if ours.beta is None else ours.beta.value,
+        "limit": ours.limit,
+        "share_of_limit": gain.share_of_limit,
+        "baseline": _method(whole.figures["baseline"]),
+        "speceyes": _method(ours),
+        "routes": dict(summary.routes["speceyes"]),
+        "reject_reasons": dict(summary.reject_reasons["speceyes"]),
     }
 
 
-def _method(method: MethodFigures) -> dict[str, Any]:
+def _method(method: Figures) -> dict[str, Any]:
     return {
         "accuracy": method.accuracy.value,
         "failed": method.failed,
         "wall_s": method.wall_s,
-        "latency_mean_s": method.latency_mean_s,
-        "latency_p95_s": method.latency_p95_s,
-        "phase_mean_s": dict(method.phase_mean_s),
+        "latency": None if method.latency is None else asdict(method.latency),
+        "phases": {phase: asdict(spread) for phase, spread in method.phases.items()},
     }
 
 
@@ -127,10 +139,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20260412)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
     asked = parser.parse_args()
-    items = list(draw_items(asked.items, seed=asked.seed))
+    suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
     warm_up = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
     plans = [
-        Plan(items=items, warm_up=warm_up, spec=BUILTIN.gate, concurrency=concurrency)
+        Plan(
+            suite=suite,
+            methods=METHODS,
+            spec=BUILTIN.gate,
+            concurrency=concurrency,
+            warm_up=warm_up,
+        )
         for concurrency in asked.concurrency
     ]
     with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:

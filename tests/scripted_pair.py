@@ -7,7 +7,7 @@ from a seed: the small model guesses at hard items, and now and then either mode
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from dataclasses import replace
 from functools import cache, partial
 
@@ -17,13 +17,16 @@ from PIL import Image as Pillow
 
 from speceyes import prompts
 from speceyes.agent import Agent
-from speceyes.bench.demo import Contestants, Ledger, Plan, race
-from speceyes.bench.document import Run, Setup
-from speceyes.bench.items import Item
+from speceyes.bench.contenders import contenders_on
+from speceyes.bench.folder import Run
+from speceyes.bench.items import Item, SuiteFacts
 from speceyes.bench.machine import Machine
+from speceyes.bench.manifest import Manifest
+from speceyes.bench.run import Memory, Plan, run_suite
 from speceyes.builtin.suite import draw_items
+from speceyes.config import Settings
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
-from speceyes.funnel import Funnel, agent_only, serial
+from speceyes.funnel import Funnel, serial
 from speceyes.gate import GateSpec
 from speceyes.phases import Parts, Rules
 from speceyes.pictures import DecodedPictures, encode_png
@@ -38,6 +41,7 @@ PROTOCOL = DeepEyes(min_px=112 * 112, max_px=112 * 112)
 MACHINE = Machine(
     system="Linux x86_64", processor="Abacus 9000", cores=2, threads=2, memory_gib=8.0, load=0.5
 )
+METHODS = ("baseline", "speceyes", "small")
 _ZOOM_PX = 14
 
 
@@ -48,8 +52,8 @@ class Quiet:
         self.stages = []
         self.seen = []
 
-    def begins(self, stage, items):
-        self.stages.append((stage, items))
+    def begins(self, stage, items, *, done=0):
+        self.stages.append((stage, items, done))
 
     def saw(self, record):
         self.seen.append((record.method, record.item_id))
@@ -80,6 +84,9 @@ class ScriptedPair:
 
     def _small(self, request):
         _, said, separability, _ = self._minds[_digest_of(request)]
+        if request.messages[0].role == "system":  # a turn of the agent's, to be scored
+            proposal = f"<think>I think so.</think>\n<answer>{said}</answer>"
+            return self._take(scripted(proposal, separability=None), 0.05)
         return self._take(sure(said, separability), 0.03)
 
     def _large(self, request):
@@ -87,6 +94,9 @@ class ScriptedPair:
         item, (p_tool, _, _, answer) = self._items[digest], self._minds[digest]
         if request.messages[0].role != "system":
             return self._take(scripted_screen(p_tool), 0.02)
+        if "one digit" in request.messages[-1].parts[-1].text:
+            score = 8 if self._minds[digest][1] == item.answer else 3
+            return self._take(scripted(f"Score: {score}", separability=None), 0.02)
         turn = sum(message.role == "assistant" for message in request.messages)
         width_px = item.query.pictures[0].width_px
         targets = item.targets_px or (Box(0, 0, width_px, width_px),)
@@ -129,23 +139,6 @@ def funnel(pair, policy=serial, *, screener=True, gate=GATE):
     return Funnel(parts, rules, policy)
 
 
-def setup(items, *, seed=7, concurrency=1):
-    return Setup(
-        items=len(items),
-        seed=seed,
-        concurrency=concurrency,
-        small="scripted",
-        large="scripted",
-        protocol="deepeyes",
-        gate=GATE,
-        screen=SCREEN,
-        started_at="2026-01-02T03:04:05+00:00",
-        commit=None,
-        versions={"python": "3.11"},
-        machine=MACHINE,
-    )
-
-
 def tiny_items(count):
     """Make items with pictures of one colour each, for where nobody looks at them."""
     splits = ("attribute", "position", "existence")
@@ -161,33 +154,87 @@ def tiny_items(count):
     return made
 
 
-async def run(items, *, seed=7, pace=0.0, concurrency=1, ledger=None, watcher=None, pair=None):
-    """Run a whole demo with a scripted pair."""
-    pair = pair or ScriptedPair(items, seed=seed, pace=pace)
-    ledger = ledger or Ledger()
-    plan = Plan(items=items, warm_up=items[:1], spec=GATE, concurrency=concurrency)
-    async with (
-        funnel(pair, agent_only) as alone,
-        funnel(pair) as eyes,
-        funnel(pair, screener=False, gate=replace(GATE, k=64, threshold=-math.inf)) as small,
-    ):
-        contestants = Contestants(baseline=alone, speceyes=eyes, small=small)
-        await race(contestants, plan, ledger, watcher=watcher or Quiet())
-    made = setup(items, seed=seed, concurrency=concurrency)
-    return Run(setup=made, records=ledger.records, times=ledger.times, is_partial=False)
+class ListSuite:
+    """A suite of items that are there already, some of them perhaps spoiled."""
+
+    def __init__(self, entries, *, seed=7):
+        self._entries = list(entries)
+        self._seed = seed
+
+    @property
+    def facts(self):
+        return SuiteFacts(
+            name="builtin",
+            source="builtin",
+            counts=dict(Counter(entry.split for entry in self._entries)),
+            seed=self._seed,
+            as_released=False,
+            per_split=None,
+            checksum=f"of-{len(self._entries)}-items-{self._seed}",
+        )
+
+    def entries(self):
+        return iter(self._entries)
+
+
+def manifest(suite, *, methods=METHODS, concurrency=1, **more):
+    fields = {
+        "suite": suite.facts,
+        "methods": methods,
+        "concurrency": concurrency,
+        "small": "scripted small",
+        "large": "scripted large",
+        "protocol": "deepeyes",
+        "gate": GATE,
+        "screen": SCREEN,
+        "settings": Settings(),
+        "least_score": 7,
+        "prompts": {},
+        "started_at": "2026-01-02T03:04:05+00:00",
+        "commit": None,
+        "versions": {"python": "3.11"},
+        "machine": MACHINE,
+    }
+    return Manifest(**(fields | more))
+
+
+async def keep(keeper, items, *, methods=METHODS, concurrency=1, watcher=None, pair=None, **more):
+    """Run a suite of these entries with a scripted pair, each record going to the keeper."""
+    asked = [item for item in items if isinstance(item, Item)]
+    pair = pair or ScriptedPair(asked)
+    made = funnel(pair)
+    plan = Plan(
+        suite=ListSuite(items),
+        methods=methods,
+        spec=GATE,
+        concurrency=concurrency,
+        warm_up=more.pop("warm_up", asked[:1]),
+    )
+    async with contenders_on(made.parts, made.rules, methods) as contenders:
+        await run_suite(contenders, plan, keeper, watcher=watcher or Quiet(), **more)
+
+
+async def run(items, *, seed=7, pace=0.0, pair=None, **more):
+    """Run a suite with a scripted pair, in memory."""
+    asked = [item for item in items if isinstance(item, Item)]
+    keeper = Memory()
+    await keep(keeper, items, pair=pair or ScriptedPair(asked, seed=seed, pace=pace), **more)
+    methods, concurrency = more.get("methods", METHODS), more.get("concurrency", 1)
+    asked_for = manifest(ListSuite(items, seed=seed), methods=methods, concurrency=concurrency)
+    return Run(asked_for, tuple(keeper.records), "scripted")
 
 
 @cache
-def drawn_run(count, pace=0.0):
-    """Run a demo over scenes of the built-in suite, once; gives (the run, its items)."""
+def drawn_run(count, pace=0.0, methods=METHODS):
+    """Run a suite over scenes of the built-in suite, once; gives (the run, its items)."""
     items = list(draw_items(count, seed=7))
-    return anyio.run(partial(run, items, pace=pace)), items
+    return anyio.run(partial(run, items, pace=pace, methods=methods)), items
 
 
 @cache
-def tiny_run(count=60):
-    """Run a demo over tiny pictures, once."""
-    return anyio.run(partial(run, tiny_items(count), pace=0.02))
+def tiny_run(count=60, methods=METHODS):
+    """Run a suite over tiny pictures, once."""
+    return anyio.run(partial(run, tiny_items(count), pace=0.02, methods=methods))
 
 
 def _guess(rng, item):

@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 import speceyes
 from speceyes import SpecEyes, cli
-from speceyes.bench.demo import DEFAULT_CONCURRENCY
-from speceyes.bench.records import read_records
+from speceyes.bench.lines import read_records
 from speceyes.engines.replay import ReplayEngine, Take
 from speceyes.errors import EngineUnavailable
-from tests.scripted_pair import GATE, PROTOCOL, SCREEN, ScriptedPair, tiny_items
+from tests.scripted_pair import GATE, PROTOCOL, SCREEN, ListSuite, ScriptedPair, tiny_items
 
 ITEMS = 9
 
@@ -30,7 +29,12 @@ def sit(monkeypatch, pair):
     def assembled(*, gate, **asked):
         pair.asked = asked | {"gate": gate}
         return SpecEyes(
-            small=pair.small, large=pair.large, gate=gate or GATE, screen=SCREEN, protocol=PROTOCOL
+            small=pair.small,
+            large=pair.large,
+            gate=gate or GATE,
+            screen=SCREEN,
+            protocol=PROTOCOL,
+            settings=asked["settings"],
         )
 
     monkeypatch.setattr("speceyes.assemble.SpecEyes", assembled)
@@ -41,7 +45,11 @@ def pair(monkeypatch):
     def drawn(count, **_):
         return iter(tiny_items(count))
 
+    def opened(text, *, seed=0, **_):
+        return ListSuite(tiny_items(int(text.partition(":")[2] or ITEMS)), seed=seed)
+
     monkeypatch.setattr("speceyes.builtin.suite.draw_items", drawn)
+    monkeypatch.setattr("speceyes.bench.suites.opening.open_suite", opened)
     pair = ScriptedPair(tiny_items(60), slips=0.0)
     sit(monkeypatch, pair)
     return pair
@@ -65,7 +73,7 @@ def test_no_words_show_the_help():
         assert word in done.output
 
 
-@pytest.mark.parametrize("command", ["demo", "ask"])
+@pytest.mark.parametrize("command", ["demo", "ask", "bench"])
 def test_every_option_says_what_it_is_for(command):
     done = call(command, "--help")
     assert done.exit_code == 0
@@ -104,7 +112,7 @@ def test_demo_json_is_the_last_line_and_progress_is_elsewhere(pair, tmp_path):
     done = call("demo", "--items", ITEMS, "--out", tmp_path, "--json")
     made = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
-    assert (made["items"], made["seed"], made["concurrency"]) == (ITEMS, 0, DEFAULT_CONCURRENCY)
+    assert (made["items"], made["seed"], made["concurrency"]) == (ITEMS, 0, 1)
     assert made["speceyes"]["accuracy"] == made["baseline"]["accuracy"]
     assert sum(made["speceyes"]["routes"].values()) == ITEMS
     assert made["small"]["accuracy_easy_n"] + made["small"]["accuracy_hard_n"] == ITEMS
@@ -113,12 +121,12 @@ def test_demo_json_is_the_last_line_and_progress_is_elsewhere(pair, tmp_path):
     assert "answering" in done.stderr
 
 
-def test_demo_asks_engines_for_the_papers_k_but_gates_by_its_own(pair, tmp_path):
+def test_demo_asks_engines_for_more_evidence_than_its_gate_reads(pair, tmp_path):
     done = call("demo", "--items", ITEMS, "--out", tmp_path, "--json")
     made = json.loads(done.stdout)
     assert set(made["small"]["auroc_by_k"]) == {"16", "64"}
     wanted = {call.request.top_logprobs for call in pair.small.calls}
-    assert wanted == {GATE.k, 64}
+    assert wanted == {96}
 
 
 def test_demo_replaces_an_earlier_one(pair, tmp_path):
@@ -144,17 +152,17 @@ def interrupting(pair, after):
             signal.raise_signal(signal.SIGINT)
         return answers(request)
 
-    pair.large = ReplayEngine(script, name="large")
+    pair.large = ReplayEngine(script, name="scripted large")
 
 
 def test_ctrl_c_leaves_a_readable_partial_report(pair, tmp_path):
-    interrupting(pair, 105)  # warmed up, a block of twenty done both ways, and part of the next
+    interrupting(pair, 105)  # warmed up, a block of twenty done three ways, part of the next
     done = call("demo", "--items", 60, "--out", tmp_path)
     assert done.exit_code == 130, done.output
-    assert "interrupted: this is a partial report over 20 of 60 items" in done.output
+    assert "interrupted: this is partial" in done.output
     with (tmp_path / "records.jsonl").open(encoding="utf-8") as file:
-        assert 40 < len(list(read_records(file))) < 60
-    assert "cut short: 20 of 60" in (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert 60 < len(list(read_records(file))) < 180
+    assert "Cut short" in (tmp_path / "report.html").read_text(encoding="utf-8")
     made = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert made["is_partial"]
     assert made["speedup"] > 0
@@ -286,7 +294,7 @@ def test_a_demo_of_the_agent_alone_is_none(pair, tmp_path):
     file.write_text("policy = 'agent_only'", encoding="utf-8")
     done = call("demo", "--config", file, "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert done.stderr.startswith("speceyes: policy: agent_only is what a demo compares with")
+    assert done.stderr.startswith("speceyes: policy: agent_only is what --method says here")
 
 
 def test_an_unknown_engine_is_refused_before_anything_is_done(tmp_path):

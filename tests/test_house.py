@@ -89,7 +89,9 @@ ROOMS: dict[str, Room] = {
         ("nouns", "items", "scenes", "pictures"),
         ("PIL", "huggingface_hub", "numpy", "pyarrow"),
     ),
-    "orchestration": Room(("agent", "phases", "funnel"), ("nouns", "gate", "story"), ("anyio",)),
+    "orchestration": Room(
+        ("agent", "phases", "funnel", "specreason"), ("nouns", "gate", "story"), ("anyio",)
+    ),
     "replay": Room(("engines", "engines.replay"), ("nouns",), ("anyio", "numpy")),
     "http": Room(
         ("engines.http", "engines.transport", "engines.dataurls"),

@@ -20,8 +20,13 @@ def test_threads_are_those_of_torch_and_torch_is_not_loaded_for_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert machine.read_machine().threads is None
     assert "torch" not in sys.modules
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 3))
-    assert machine.read_machine().threads == 3
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 1, get_device_name=lambda _: "H9"
+    )
+    torch = SimpleNamespace(get_num_threads=lambda: 3, cuda=cuda)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    found = machine.read_machine()
+    assert (found.threads, found.accelerators) == (3, ("H9",))
 
 
 def test_versions_name_what_figures_depend_on():

@@ -1,19 +1,26 @@
 """Re-scoring: what other thresholds would have given, from a run's records alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speceyes.bench.rescore import Case, at, cases_of, sweep
-from speceyes.bench.summary import by_method, summarise
-from tests.scripted_pair import tiny_run
+from speceyes.bench.comparison import compare
+from speceyes.bench.rescore import Case, at, cases_of, outlook, sweep
+from speceyes.gate import GateSpec, judge, scores_all
+from tests.scripted_pair import GATE, sure, tiny_run
+
+OPEN = GateSpec(threshold=-np.inf, k=16)
+LOOSE = replace(OPEN, strict=False)
 
 
 def a_case(score, *, small=True, agent=True, screened=True, agent_s=10.0):
     return Case(
+        split="attribute",
         is_screened=screened,
-        score=score,
+        said=None if score is None else said_with(score),
         small_right=small,
         agent_right=agent,
         between_s=0.5,
@@ -22,6 +29,14 @@ def a_case(score, *, small=True, agent=True, screened=True, agent_s=10.0):
         agent_s=agent_s,
         alone_s=agent_s,
     )
+
+
+def said_with(separability):
+    return sure("star", separability)
+
+
+def score_of(case):
+    return None if case.said is None else judge(case.said, OPEN).score
 
 
 # Scores 2 (wrong), 4 and 6 (right) are screened, one is not, one has no score.
@@ -37,7 +52,7 @@ ALWAYS_S = 5 * 1.0 + 4 * 1.0
 cases = st.lists(
     st.builds(
         a_case,
-        st.none() | st.floats(0.0, 12.0),
+        st.none() | st.floats(2.0, 12.0),
         small=st.booleans(),
         agent=st.booleans(),
         screened=st.booleans(),
@@ -49,8 +64,9 @@ cases = st.lists(
 
 
 def test_each_threshold_has_the_accuracy_and_time_worked_out_by_hand():
-    made = sweep(CASES)
-    assert made.thresholds[1:].tolist() == [2.0, 4.0, 6.0]
+    made = sweep(CASES, OPEN)
+    assert made.thresholds[1:].tolist() == pytest.approx([2.0, 4.0, 6.0], abs=1e-4)
+    assert made.scored == 3
     assert made.accepted.tolist() == [0.6, 0.4, 0.2, 0.0]
     assert made.accuracy.tolist() == [0.8, 1.0, 1.0, 0.8]
     spent_s = [ALWAYS_S + 10.0 * (5 - n) for n in (3, 2, 1, 0)]
@@ -59,37 +75,35 @@ def test_each_threshold_has_the_accuracy_and_time_worked_out_by_hand():
 
 
 def test_strictly_above_or_not():
-    strict, loose = sweep(CASES), sweep(CASES, strict=False)
-    assert strict.accepted[at(strict, 4.0)] == 0.2  # only 6 is above 4
-    assert loose.accepted[at(loose, 4.0)] == 0.4  # 4 and 6
-    assert strict.accepted[at(strict, 3.999)] == loose.accepted[at(loose, 3.999)] == 0.4
+    strict, loose = sweep(CASES, OPEN), sweep(CASES, LOOSE)
+    four = score_of(CASES[1])
+    assert strict.accepted[at(strict, four)] == 0.2  # only 6 is above 4
+    assert loose.accepted[at(loose, four)] == 0.4  # 4 and 6
+    assert strict.accepted[at(strict, 3.99)] == loose.accepted[at(loose, 3.99)] == 0.4
 
 
 def test_below_all_scores_everything_that_may_pass_does():
-    made = sweep(CASES)
+    made = sweep(CASES, OPEN)
     assert at(made, -100.0) == 0
     assert at(made, 100.0) == 3
 
 
 def test_nothing_to_rescore():
-    assert sweep([]) is None
+    assert sweep([], OPEN) is None
+    assert outlook([], OPEN) is None
     assert cases_of([]) == []
 
 
 def test_nothing_screened_changes_nothing():
-    made = sweep([a_case(5.0, screened=False)])
+    made = sweep([a_case(5.0, screened=False)], OPEN)
     assert made.accepted.tolist() == [0.0]
 
 
 @given(cases, st.booleans(), st.floats(-2.0, 14.0))
 def test_any_threshold_agrees_with_gating_case_by_case(drawn, strict, threshold):
-    made = sweep(drawn, strict=strict)
-    passed = [
-        c.is_screened
-        and c.score is not None
-        and (c.score > threshold if strict else c.score >= threshold)
-        for c in drawn
-    ]
+    spec = replace(OPEN, strict=strict, threshold=threshold)
+    made = sweep(drawn, spec)
+    passed = [c.is_screened and c.said is not None and judge(c.said, spec).accepted for c in drawn]
     if threshold >= made.thresholds[0]:
         step = at(made, threshold)
         right = [
@@ -100,20 +114,55 @@ def test_any_threshold_agrees_with_gating_case_by_case(drawn, strict, threshold)
     assert (np.diff(made.accepted) <= 0).all()
 
 
+def test_a_single_gate_agrees_with_the_sweep_at_its_threshold():
+    made, gate = sweep(CASES, OPEN), replace(OPEN, threshold=4.5)
+    one = outlook(CASES, gate)
+    step = at(made, 4.5)
+    assert (one.spec, one.accuracy, one.accepted) == (gate, made.accuracy[step], 0.2)
+    assert one.speedup == made.speedup[step]
+
+
+@pytest.mark.parametrize("aggregation", ["min", "mean", "bottom", "log"])
+@pytest.mark.parametrize(("k", "definition"), [(8, "rivals"), (64, "all")])
+def test_any_other_gate_is_scored_from_the_evidence(k, definition, aggregation):
+    spec = GateSpec(threshold=0.0, k=k, definition=definition, aggregation=aggregation)
+    made = sweep(CASES, spec)
+    wanted = {scores_all(c.said, k=k, definition=definition)[aggregation] for c in CASES[:3]}
+    assert made.thresholds[1:].tolist() == pytest.approx(sorted(wanted))
+
+
+def test_a_k_that_the_evidence_does_not_reach_lets_nothing_pass():
+    made = sweep(CASES, GateSpec(threshold=0.0, k=96))
+    assert (made.scored, made.accepted.tolist()) == (0, [0.0])
+
+
 def test_at_the_runs_own_threshold_it_gives_back_the_run():
     run = tiny_run()
-    summary = summarise(run.records, run.times, concurrency=1)
-    made = sweep(cases_of(run.records))
-    step = at(made, run.setup.gate.threshold)
-    whole = summary.overall
+    (comparison,) = compare([run])
+    made = sweep(comparison.cases, GATE)
+    step = at(made, GATE.threshold)
+    figures = comparison.summary.overall.figures
     assert made.items == 60
-    assert made.accuracy[step] == pytest.approx(whole.speceyes.accuracy.value)
-    assert made.accepted[step] == pytest.approx(whole.alpha.value * whole.beta.value)
-    assert made.agent_accuracy == pytest.approx(whole.baseline.accuracy.value)
+    assert made.accuracy[step] == pytest.approx(figures["SpecEyes"].accuracy.value)
+    share = figures["SpecEyes"].alpha.value * figures["SpecEyes"].beta.value
+    assert made.accepted[step] == pytest.approx(share)
+    assert made.agent_accuracy == pytest.approx(figures["agent alone"].accuracy.value)
     # The very times of the run, but for the agent's, which are those it took alone.
-    by = by_method(run.records)
-    ours, base = by["speceyes"], by["baseline"]
-    spent_s = sum(r.elapsed_s - r.phase_s.get("fall_back", 0.0) for r in ours.values())
-    spent_s += sum(base[i].phase_s["fall_back"] for i, r in ours.items() if r.route == "agentic")
-    alone_s = sum(r.elapsed_s for r in base.values())
+    by = {(r.method, r.item_id): r for r in run.records}
+    ours = [r for r in run.records if r.method == "speceyes"]
+    spent_s = sum(r.elapsed_s - r.phase_s.get("fall_back", 0.0) for r in ours)
+    spent_s += sum(
+        by["baseline", r.item_id].phase_s["fall_back"] for r in ours if r.route == "agentic"
+    )
+    alone_s = sum(r.elapsed_s for r in run.records if r.method == "baseline")
     assert made.speedup[step] == pytest.approx(alone_s / spent_s)
+
+
+def test_without_the_small_models_own_run_what_was_screened_is_known_all_the_same():
+    (whole,) = compare([tiny_run()])
+    (less,) = compare([tiny_run(methods=("baseline", "speceyes"))])
+    for case, other in zip(whole.cases, less.cases, strict=True):
+        if other.is_screened:
+            assert (case.said, case.small_right) == (other.said, other.small_right)
+        else:
+            assert other.said is None

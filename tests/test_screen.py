@@ -1,10 +1,13 @@
 """The screen: p(needs a tool) from one row of candidates, and doubt where there is no word."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from speceyes.engines.replay import scripted
 from speceyes.errors import ConfigError
-from speceyes.screen import ScreenSpec, needs_tool, p_needs_tool
+from speceyes.screen import PAPER_SCREEN, ScreenSpec, needs_tool, p_needs_tool, read_need
 from speceyes.types import Evidence
 
 
@@ -103,3 +106,21 @@ def test_a_spec_that_cannot_work_names_its_field(settings, field):
     with pytest.raises(ConfigError) as caught:
         ScreenSpec(**settings)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("text", ["No", "no.", " NO, it is plain", "Not needed", "nothing"])
+def test_by_its_text_a_reply_that_begins_with_no_passes_the_screen(text):
+    said = scripted(text, separability=None)
+    assert read_need(said, PAPER_SCREEN) == 0.0
+
+
+@pytest.mark.parametrize("text", ["Yes", "", "I think no", "the answer is no", "はい"])
+def test_by_its_text_anything_else_is_a_need(text):
+    said = scripted(text or "x", separability=None)
+    p_tool = read_need(replace(said, text=text), PAPER_SCREEN)
+    assert needs_tool(p_tool, PAPER_SCREEN)
+
+
+def test_a_screen_of_no_tokens_is_refused():
+    with pytest.raises(ConfigError, match="max_tokens"):
+        ScreenSpec(rule="text", max_tokens=0)

@@ -137,6 +137,7 @@ def test_each_byte_is_hashed_once_even_if_it_is_read_again(path):
     for again in (False, True):
         with LongLines(path, bound_bytes=20, hashing=True) as lines:
             assert lines.read() == b"first\n"
+            assert lines.read() == LineTooLong(20)
             if again:
                 lines.seek(0)
             while lines.read() is not None:

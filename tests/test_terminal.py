@@ -1,12 +1,14 @@
 """What a demo shows while it runs and when it is done."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from speceyes.bench.summary import summarise
-from speceyes.bench.terminal import LiveProgress, show_event, summary_facts, summary_table
+from speceyes.bench.comparison import compare
+from speceyes.bench.telling import show_event
+from speceyes.bench.terminal import LiveProgress, show_comparison, summary_table
 from speceyes.engines.replay import scripted
 from speceyes.events import Speculated, TurnFinished
 from speceyes.types import FinalAnswer
@@ -22,48 +24,61 @@ def printed(console):
 
 
 @pytest.fixture(scope="module")
-def summary():
-    run = tiny_run()
-    return summarise(run.records, run.times, concurrency=1)
+def comparison():
+    (made,) = compare([tiny_run()])
+    return made
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_table_fits_the_terminal_whole(summary, width):
+def test_the_table_fits_the_terminal_whole(comparison, width):
     console = a_console(width)
-    console.print(summary_table(summary, width=width))
+    console.print(summary_table(comparison.summary, width=width))
     text = printed(console)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
     assert ("tokens" in text) == (width == 120)
 
 
-def test_every_row_has_its_figures_and_intervals(summary):
+def test_every_row_has_its_figures_and_intervals(comparison):
     console = a_console()
-    console.print(summary_table(summary, width=120))
+    console.print(summary_table(comparison.summary, width=120))
     text = printed(console)
-    for row in summary.rows:
+    for row in comparison.summary.rows:
         assert row.name in text
-        for figure in (f"{row.speedup:.2f}x", f"{row.limit:.2f}x", f"{row.share_of_limit:.2f}"):
+        gain, figures = row.gains["SpecEyes"], row.figures["SpecEyes"]
+        for figure in (f"{gain.speedup:.2f}x", f"{figures.limit:.2f}x"):
             assert figure in text
-        for interval in (row.speedup_interval, row.difference_interval):
-            assert interval is not None
-        assert f"{row.speedup_interval.low:.2f}–{row.speedup_interval.high:.2f}" in text
+        assert f"got {gain.share_of_limit:.2f}" in text
+        low, high = gain.speedup_interval.low, gain.speedup_interval.high
+        assert f"{low:.2f}–{high:.2f}" in text
 
 
-def test_the_facts_tell_of_the_parts(summary):
+def test_the_facts_tell_of_the_parts(comparison):
     console = a_console()
-    console.print(summary_facts(summary))
+    show_comparison(console, comparison)
     text = printed(console)
-    for words in ("routes", "sent the right way", "AUROC", "zooms on the target", "median"):
+    for words in ("average", "routes", "sent the right way", "AUROC", "zooms on the target"):
         assert words in text
 
 
-def test_a_run_without_anything_can_be_shown():
+@pytest.mark.parametrize("methods", [("small",), ("specreason",), ("baseline", "specreason")])
+def test_any_choice_of_methods_can_be_shown(methods):
     console = a_console()
-    nothing = summarise([], [], concurrency=1)
-    console.print(summary_table(nothing, width=120))
-    console.print(summary_facts(nothing))
-    assert "–" in printed(console)
+    (made,) = compare([tiny_run(6, methods=methods)])
+    show_comparison(console, made)
+    assert ("proposals accepted" in printed(console)) == ("specreason" in methods)
+
+
+def test_what_is_partial_or_not_as_released_is_said(comparison):
+    run = comparison.runs[0]
+    suite = replace(comparison.suite, released=dict.fromkeys(comparison.suite.counts, 21))
+    cut = replace(run, records=run.records[:-5], manifest=replace(run.manifest, suite=suite))
+    console = a_console()
+    show_comparison(console, compare([cut])[0])
+    text = printed(console)
+    assert "5 answers are still to come: these figures are partial" in text
+    assert "attribute has 20 items here, 21 in the release" in text
+    assert "left out" in text
 
 
 def test_where_nobody_watches_lines_take_the_place_of_a_table():

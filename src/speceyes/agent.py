@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import anyio
 
@@ -53,9 +54,17 @@ class Sight:
     pixels: Pixels
 
 
+class Speaker(Protocol):
+    """Say the agent's next turn, in place of the large model alone."""
+
+    async def speak(self, request: GenerateRequest, turn: int, narrator: Narrator) -> Generation:
+        """Go on with the conversation, telling what else was done. Raises: EngineError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """Run the large model's tool loop.
+    """Run the large model's tool loop; `speaker` None: it says every turn itself.
 
     Bounds: `budget.max_turns` turns of `budget.max_tokens_per_turn` tokens, so at most one tool
     call fewer than turns. Once the model has been shown `max_pictures` pictures, or has one turn
@@ -67,6 +76,7 @@ class Agent:
     tools: Mapping[str, Tool]  # by name
     budget: Budget
     max_pictures: int
+    speaker: Speaker | None = None
 
     async def run(self, query: Query, sight: Sight, narrator: Narrator) -> str:
         """Answer the query, telling each turn and what came of it.
@@ -80,7 +90,7 @@ class Agent:
             forced = turn == self.budget.max_turns or len(views) >= self.max_pictures
             if forced:
                 conversation = self.protocol.force_answer(query, conversation)
-            generation = await ask(self.engine, self._request(conversation))
+            generation = await self._speak(self._request(conversation), turn, narrator)
             reply = self._read(generation, views)
             narrator.tell(TurnFinished(*narrator.stamp(), turn, generation, reply, forced))
             if isinstance(reply, FinalAnswer):
@@ -98,6 +108,11 @@ class Agent:
             )
             views += tuple(map(View, observation.pictures, observation.boxes_px))
         raise NoAnswer("the budget has no turn; set max_turns to at least 1")
+
+    async def _speak(self, request: GenerateRequest, turn: int, narrator: Narrator) -> Generation:
+        if self.speaker is None:
+            return await ask(self.engine, request)
+        return await self.speaker.speak(request, turn, narrator)
 
     def _request(self, conversation: Conversation) -> GenerateRequest:
         request = request_for(conversation, self.budget.max_tokens_per_turn)

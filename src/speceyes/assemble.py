@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from speceyes.engine_names import (
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
-from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial
+from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial, small_only
 from speceyes.gate import PAPER, GateSpec
 from speceyes.phases import Parts, Rules, in_thread
 from speceyes.protocols import make_protocol
@@ -53,7 +53,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-POLICIES: Final[Mapping[PolicyName, Policy]] = {"serial": serial, "agent_only": agent_only}
+POLICIES: Final[Mapping[PolicyName, Policy]] = {
+    "serial": serial,
+    "agent_only": agent_only,
+    "small_only": small_only,
+}
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
 _INSTALL: Final = {
     "local": "pip install 'speceyes[local]', with torch before it",
@@ -190,8 +194,8 @@ class SpecEyes:
         gate, screen = self.gate, self.screen
         if tuning is not None:
             gate, screen = gate or tuning.gate, screen or tuning.screen
-        if gate is None and self.policy == "agent_only":
-            gate = PAPER  # never read
+        if gate is None and self.policy != "serial":
+            gate = PAPER  # decides nothing
         if gate is None:
             raise ConfigError(
                 "gate",
@@ -244,6 +248,19 @@ def arrange(choices: Choices) -> SpecEyes:
         system_prompt=choices.system_prompt,
         user_prompt=choices.user_prompt,
     )
+
+
+@asynccontextmanager
+async def open_engine(
+    name: str, *, role: PairRole = "large", http: HttpSettings = DEFAULT_HTTP
+) -> AsyncGenerator[Engine, None]:
+    """Open one engine by its string, for work outside a funnel. Raises: ConfigError."""
+    source = parse_engine(name, role=role)
+    engine = await in_thread(partial(_with_extra, role, partial(_load, role, source, http)))
+    try:
+        yield engine
+    finally:
+        await _close(engine)
 
 
 def _load(field: PairRole, source: EngineSource, http: HttpSettings) -> Engine:
@@ -330,6 +347,7 @@ def _rules(gate: GateSpec, screen: ScreenSpec, settings: Settings) -> Rules:
         gate=gate,
         screen=screen,
         max_answer_tokens=settings.max_answer_tokens,
+        evidence_k=settings.evidence_k,
         screen_timeout_s=settings.screen_timeout_s,
         speculate_timeout_s=settings.speculate_timeout_s,
         fall_back_timeout_s=settings.fall_back_timeout_s,

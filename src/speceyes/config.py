@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias, cast, get_args
 from speceyes.errors import ConfigError
 from speceyes.protocols import PROTOCOLS
 
-PolicyName: TypeAlias = Literal["serial", "agent_only"]
+PolicyName: TypeAlias = Literal["serial", "agent_only", "small_only"]
 ScreenBy: TypeAlias = Literal["large", "small", "none"]
 
 DEFAULT_ENGINE: Final = "builtin"
@@ -36,7 +36,9 @@ class Settings:
 
     `screen_by`: which engine does Phase I; "none" speculates on everything. `max_turns` and
     `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
-    what the model sees, for a server set to other bounds than the protocol's release. `degrade`:
+    what the model sees, for a server set to other bounds than the protocol's release.
+    `evidence_k`: candidates a token to ask the small model for, if more than the gate reads.
+    `degrade`:
     when the agent fails, give the small model's rejected answer, marked as `degraded`, instead of
     an error.
     Raises: ConfigError naming the field.
@@ -45,6 +47,7 @@ class Settings:
     screen_by: ScreenBy = "large"
     degrade: bool = False
     max_answer_tokens: int = 20  # of the small model; as in the reference code
+    evidence_k: int = 0
     max_turns: int | None = None
     max_tokens_per_turn: int | None = None
     min_view_px: int | None = None
@@ -60,6 +63,8 @@ class Settings:
             bound: int | None = getattr(self, name)
             if bound is not None and bound < 1:
                 raise ConfigError(name, f"{bound} is below 1")
+        if self.evidence_k < 0:
+            raise ConfigError("evidence_k", f"{self.evidence_k} is below 0")
         least, most = self.min_view_px, self.max_view_px
         if least is not None and most is not None and least > most:
             raise ConfigError("min_view_px", f"{least} is above max_view_px, {most}")
@@ -79,6 +84,12 @@ def parse_protocol(text: str) -> str:
     """Read a protocol's name. Raises: ConfigError naming the choices."""
     _check_choice("protocol", text, tuple(PROTOCOLS))
     return text
+
+
+def parse_screen_by(text: str) -> ScreenBy:
+    """Read who does Phase I. Raises: ConfigError naming the choices."""
+    _check_choice("screen", text, get_args(ScreenBy))
+    return cast(ScreenBy, text)
 
 
 def _check_choice(field: str, text: str, choices: tuple[str, ...]) -> None:

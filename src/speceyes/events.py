@@ -112,6 +112,21 @@ class TurnFinished(Stamp):
 
 
 @dataclass(frozen=True, slots=True)
+class Proposed(Stamp):
+    """Somebody smaller proposed the agent's turn, and the large model scored it (SpecReason).
+
+    `proposal` None: its engine failed. `score` None: none could be read. An accepted proposal is
+    the turn's generation as well.
+    """
+
+    turn: int
+    proposal: Generation | None
+    scoring: Generation | None
+    score: int | None
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ToolFinished(Stamp):
     """What came of a reply that was no answer: a tool's observation, or a malformed call."""
 
@@ -144,6 +159,7 @@ Event: TypeAlias = (
     | Speculated
     | Gated
     | FellBack
+    | Proposed
     | TurnFinished
     | ToolFinished
     | Answered
@@ -248,12 +264,20 @@ def usage_by_phase(events: Iterable[Event]) -> dict[Phase, Usage]:
                 phase, spent = "speculate", generation.usage
             case TurnFinished(generation=generation):
                 phase, spent = "fall_back", generation.usage
+            case Proposed():
+                phase, spent = "fall_back", cost_of_proposing(event)
             case PhaseEnded(phase=phase, lost=lost) if lost != Usage.zero:
                 spent = Usage(0, None, 0, 0) if lost is None else lost
             case _:
                 continue
         usage[phase] = usage.get(phase, Usage.zero) + spent
     return usage
+
+
+def cost_of_proposing(proposed: Proposed) -> Usage:
+    """Count what a proposal cost beside the turn itself, of which an accepted one is part."""
+    rejected = None if proposed.accepted else proposed.proposal
+    return sum((said.usage for said in (rejected, proposed.scoring) if said), Usage.zero)
 
 
 def phase_seconds(events: Iterable[Event]) -> dict[Phase, float]:

@@ -46,7 +46,12 @@ async def serial(passage: Passage) -> Answered:
     attempt = await passage.speculate()
     if attempt.reason == "accepted":
         return passage.accept(attempt)
-    return await passage.fall_back(attempt.reason, spare=attempt.text)
+    return await passage.fall_back(attempt.reason, spare=attempt.spare)
+
+
+async def small_only(passage: Passage) -> Answered:
+    """Let the small model answer, whatever the gate says of it: the other baseline."""
+    return passage.give(await passage.speculate())
 
 
 async def agent_only(passage: Passage) -> Answered:
@@ -77,6 +82,11 @@ class Funnel:
     def rules(self) -> Rules:
         """How it decides."""
         return self._rules
+
+    @property
+    def policy(self) -> Policy:
+        """In which order it takes the phases."""
+        return self._policy
 
     async def __aenter__(self) -> Funnel:
         self._tasks = await anyio.create_task_group().__aenter__()

@@ -16,7 +16,14 @@ import anyio
 import anyio.to_thread
 
 from speceyes.agent import Agent, Narrator, Sight, ask, request_for
-from speceyes.errors import AgentError, EngineError, EngineTimeout, SpecEyesError, ToolError
+from speceyes.errors import (
+    AgentError,
+    EngineError,
+    EngineTimeout,
+    NoAnswer,
+    SpecEyesError,
+    ToolError,
+)
 from speceyes.events import (
     Answered,
     Event,
@@ -31,7 +38,7 @@ from speceyes.events import (
     Speculated,
 )
 from speceyes.gate import GateSpec, judge
-from speceyes.screen import SCREEN_WORDS, ScreenSpec, needs_tool, p_needs_tool
+from speceyes.screen import SCREEN_WORDS, ScreenSpec, needs_tool, read_need
 from speceyes.types import (
     Box,
     Conversation,
@@ -89,13 +96,16 @@ class Parts:
 class Rules:
     """How the phases decide. All defaults are in `config`.
 
-    With `degrade` the small model's rejected answer is given when the agent fails, on the route
-    `degraded`; without it the query fails.
+    `evidence_k`: how many candidates a token to ask the small model for, if more than the gate
+    reads: evidence to be kept, for other settings to be tried on it. With `degrade` the small
+    model's rejected answer is given when the agent fails, on the route `degraded`; without it the
+    query fails.
     """
 
     gate: GateSpec
     screen: ScreenSpec
     max_answer_tokens: int
+    evidence_k: int = 0
     screen_timeout_s: float
     speculate_timeout_s: float
     fall_back_timeout_s: float
@@ -104,10 +114,20 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What speculation came to. `text` None: there is nothing that could serve as an answer."""
+    """What speculation came to: what was said, if anything, and why it is accepted or not.
+
+    `is_whole`: the model ended by itself. `error` is the engine's, if it failed.
+    """
 
     reason: Reason
     text: str | None = None
+    is_whole: bool = True
+    error: EngineError | None = None
+
+    @property
+    def spare(self) -> str | None:
+        """What could serve as an answer if there is no better one."""
+        return self.text if self.is_whole else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +149,11 @@ class Passage:
         if engine is None:
             return None
         conversation = self.parts.prompts.screen(self.query, self.sight.views)
-        request = replace(
-            request_for(conversation, 1, top_logprobs=spec.top_logprobs), choices=SCREEN_WORDS
-        )
+        request = _screen_request(conversation, spec)
         try:
             with self._phase("screen"):
                 generation = await _ask_within(self.rules.screen_timeout_s, engine, request)
-                p_tool = p_needs_tool(
-                    generation.evidence, min_mass=spec.min_mass, text=generation.text
-                )
+                p_tool = read_need(generation, spec)
                 needs = needs_tool(p_tool, spec)
                 self._tell(Screened(*self._stamp(), p_tool, needs, generation))
         except EngineError as error:
@@ -148,7 +164,9 @@ class Passage:
         """Phases II and III: let the small model answer, and gate what it said."""
         conversation = self.parts.prompts.speculate(self.query, self.sight.views)
         request = request_for(
-            conversation, self.rules.max_answer_tokens, top_logprobs=self.rules.gate.k
+            conversation,
+            self.rules.max_answer_tokens,
+            top_logprobs=max(self.rules.gate.k, self.rules.evidence_k),
         )
         try:
             with self._phase("speculate"):
@@ -157,17 +175,27 @@ class Passage:
                 )
                 self._tell(Speculated(*self._stamp(), generation))
         except EngineError as error:
-            return Attempt("small_timeout" if isinstance(error, EngineTimeout) else "small_failed")
+            is_late = isinstance(error, EngineTimeout)
+            return Attempt("small_timeout" if is_late else "small_failed", error=error)
         with self._phase("gate"):
             verdict = judge(generation, self.rules.gate)
             self._tell(Gated(*self._stamp(), verdict))
-        whole = generation.finish == "stop"
-        return Attempt(verdict.reason, (generation.text.strip() or None) if whole else None)
+        said = generation.text.strip() or None
+        return Attempt(verdict.reason, said, is_whole=generation.finish == "stop")
 
     def accept(self, attempt: Attempt) -> Answered:
         """End with what the gate let pass."""
         if attempt.reason != "accepted" or attempt.text is None:
             raise ValueError(f"{attempt} was not accepted")
+        return Answered(*self._stamp(), attempt.text, "speculative", attempt.reason)
+
+    def give(self, attempt: Attempt) -> Answered:
+        """End with what the small model said, whatever the gate made of it.
+
+        Raises: the EngineError it failed with; NoAnswer if it said nothing.
+        """
+        if attempt.text is None:
+            raise attempt.error or NoAnswer("the small model gave an empty reply")
         return Answered(*self._stamp(), attempt.text, "speculative", attempt.reason)
 
     async def fall_back(self, reason: Reason, *, spare: str | None = None) -> Answered:
@@ -214,6 +242,13 @@ class Passage:
 
     def _stamp(self) -> tuple[str, float]:
         return self.narrator.stamp()
+
+
+def _screen_request(conversation: Conversation, spec: ScreenSpec) -> GenerateRequest:
+    if spec.rule == "text":
+        return request_for(conversation, spec.max_tokens)
+    request = request_for(conversation, 1, top_logprobs=spec.top_logprobs)
+    return replace(request, choices=SCREEN_WORDS)
 
 
 async def _ask_within(timeout_s: float, engine: Engine, request: GenerateRequest) -> Generation:

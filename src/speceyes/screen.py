@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias, assert_never
 
 from speceyes.errors import ConfigError
-from speceyes.types import Evidence
+from speceyes.types import Evidence, Generation
+
+ScreenRule: TypeAlias = Literal["logprobs", "text"]
 
 _SAID: Final[Mapping[str, float]] = {"yes": 1.0, "no": 0.0}
 SCREEN_WORDS: Final = tuple(_SAID)
@@ -26,12 +28,17 @@ class ScreenSpec:
     """Say when Phase I sends a query to the agent: p(needs a tool) >= `threshold`, or in doubt.
 
     Doubt is yes and no together holding less than `min_mass` of the first token's probability.
+    `rule` "logprobs" reads the first token's candidates; "text" lets the model say up to
+    `max_tokens` tokens, and takes anything that does not begin with "no" for a need, as the
+    reference code does.
     Raises: ConfigError naming the field.
     """
 
     threshold: float = 0.5
     min_mass: float = 0.01
     top_logprobs: int = 20
+    rule: ScreenRule = "logprobs"
+    max_tokens: int = 1
     prompt_id: str | None = None
     engine: str | None = None
 
@@ -42,6 +49,26 @@ class ScreenSpec:
             raise ConfigError("screen.min_mass", f"{self.min_mass} is not in 0..1")
         if self.top_logprobs < 2:
             raise ConfigError("screen.top_logprobs", "must be at least 2, for yes and for no")
+        if self.max_tokens < 1:
+            raise ConfigError("screen.max_tokens", f"{self.max_tokens} is below 1")
+
+
+PAPER_SCREEN: Final = ScreenSpec(rule="text", max_tokens=10)
+"""The reference code's: up to ten tokens, screened when they begin with "no"."""
+
+
+def read_need(generation: Generation, spec: ScreenSpec) -> float | None:
+    """Read p(needs a tool) off what the screening model said, by the spec's rule.
+
+    Under the rule "text" it is 0 or 1, and 1 for whatever cannot be read. None means doubt.
+    """
+    match spec.rule:
+        case "logprobs":
+            return p_needs_tool(generation.evidence, min_mass=spec.min_mass, text=generation.text)
+        case "text":
+            return 0.0 if generation.text.strip().casefold().startswith("no") else 1.0
+        case _:
+            assert_never(spec.rule)
 
 
 def p_needs_tool(

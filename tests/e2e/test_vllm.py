@@ -11,14 +11,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import anyio
 import numpy as np
 import pytest
 
 from speceyes import SpecEyes
+from speceyes.bench.folder import read_run
 from speceyes.bench.items import Item
 from speceyes.builtin.pair import BUILTIN, load
+from speceyes.builtin.scenes import VIEW_PX
 from speceyes.builtin.suite import draw_items
 from speceyes.config import Settings
 from speceyes.engines.http import HttpEngine, HttpSettings
@@ -26,6 +29,7 @@ from speceyes.engines.replay import request_digest
 from speceyes.errors import EngineUnavailable
 from speceyes.funnel import Outcome
 from speceyes.pictures import DecodedPictures
+from speceyes.specs import gate_to_toml
 from speceyes.types import Box, Engine, GenerateRequest, Generation, Image
 from tests.e2e.proxy import FALSEHOODS, Falsehood, proxying
 from tests.e2e.vllm_server import Pair, Server
@@ -244,9 +248,16 @@ def test_token_counts_and_cached_tokens_are_told(both: Both):
         assert [one for one in shared if one[0].usage.images != one[1].usage.images] == []
         prompts = [(a.usage.prompt_tokens, b.usage.prompt_tokens) for a, b in shared]
         assert [pair for pair in prompts if pair[0] != pair[1]] == []
-    cached = [said.usage.cached_tokens for _, said in both.there.large.said.values()]
-    assert None not in cached
-    assert max(cached) > 0  # later turns find the earlier ones
+
+
+def test_defect_turns_find_in_the_cache_what_earlier_ones_left(both: Both):
+    later = [
+        said.usage
+        for request, said in both.there.large.said.values()
+        if any(message.role == "assistant" for message in request.messages)
+    ]
+    assert later
+    assert all(usage.cached_tokens and usage.cached_tokens > 16 for usage in later)
 
 
 def accepted_items(both: Both, count: int) -> list[Item]:
@@ -334,6 +345,31 @@ def test_the_doctor_finds_both_servers_well(vllm: Pair):
         assert found["large", subject]["status"] == "ok", found["large", subject]
     assert found["small", "model"]["figures"] == {"served": "small", "context_tokens": 4096}
     assert found["small", "top log-probabilities"]["figures"]["arrived"] == 64
+
+
+def test_a_bench_of_all_methods_runs_on_both_servers(vllm: Pair, tmp_path: Path):
+    program = "import sys; from speceyes.cli import main; sys.exit(main())"
+    small, large = (f"{server.base_url}#{server.name}" for server in (vllm.small, vllm.large))
+    settings = tmp_path / "speceyes.toml"
+    settings.write_text(
+        f"[settings]\nmin_view_px = {VIEW_PX**2}\nmax_view_px = {VIEW_PX**2}\n"
+        + gate_to_toml(BUILTIN.gate),
+        encoding="utf-8",
+    )
+    words = ["bench", "builtin:9", "--small", small, "--large", large, "--config", str(settings)]
+    words += ["--concurrency", "3", "--out", str(tmp_path / "run"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    (suite,) = json.loads(done.stdout)["suites"]
+    assert suite["compared"] == 9
+    assert {name: made["all"]["failed"] for name, made in suite["methods"].items()} == {
+        "agent alone": 0, "SpecEyes": 0, "SpecReason": 0, "small alone": 0,
+    }  # fmt: skip
+    kept = [r.speculation for r in read_run(tmp_path / "run").records if r.speculation]
+    # The server caps K at 64: what the lab would keep is refused, what the gate reads is not.
+    assert {said.generation.evidence.logp_topk.shape[1] for said in kept} == {BUILTIN.gate.k}
 
 
 def test_the_doctor_names_a_server_that_is_not_there(vllm: Pair):

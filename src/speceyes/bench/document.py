@@ -1,4 +1,4 @@
-"""A run's figures become one JSON document here: what `speceyes demo --json` prints.
+"""What runs came to, as one JSON document: what `--json` prints.
 
 It refuses to know terminals and pages. Shares come with their 95 % intervals as [low, high].
 """
@@ -6,146 +6,168 @@ It refuses to know terminals and pages. Shares come with their 95 % intervals as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
-from speceyes.bench.grade import GRADER_VERSION
-from speceyes.bench.machine import Machine
-from speceyes.bench.records import RECORD_VERSION, Record
+from speceyes.bench.comparison import Comparison
+from speceyes.bench.insight import Insight
 from speceyes.bench.stats import Interval, Share
-from speceyes.bench.summary import ALL, BlockTime, Comparison, MethodFigures, Summary
-from speceyes.gate import GateSpec
-from speceyes.screen import ScreenSpec
+from speceyes.bench.summary import Figures, Gain, Row
 
-DOCUMENT_VERSION: Final = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What a run was to do, and with what: all that is known before its first item."""
-
-    items: int
-    seed: int
-    concurrency: int
-    small: str
-    large: str
-    protocol: str
-    gate: GateSpec
-    screen: ScreenSpec
-    started_at: str  # ISO 8601, UTC
-    commit: str | None
-    versions: Mapping[str, str]
-    machine: Machine
+DOCUMENT_VERSION: Final = 2
+_GAINS: Final = (
+    "accuracy_difference",
+    "accuracy_difference_interval",
+    "speedup",
+    "speedup_interval",
+    "share_of_limit",
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """All that a run left behind, be it whole or cut short."""
-
-    setup: Setup
-    records: Sequence[Record]
-    times: Sequence[BlockTime]
-    is_partial: bool
-
-
-def document(run: Run, summary: Summary) -> dict[str, Any]:
-    """Put everything known of a run into one document of plain values."""
-    setup, whole = run.setup, summary.overall
+def document(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Put all that is known of some runs into one document of plain values."""
     return {
-        "items": setup.items,
-        "seed": setup.seed,
-        "concurrency": setup.concurrency,
-        "is_partial": run.is_partial,
-        "compared": whole.speceyes.accuracy.count,
-        "speedup": whole.speedup,
-        "speedup_interval": _pair(whole.speedup_interval),
-        "limit": whole.limit,
-        "share_of_limit": whole.share_of_limit,
-        "accuracy_difference": whole.difference,
-        "accuracy_difference_interval": _pair(whole.difference_interval),
-        "baseline": {
-            **_method(whole.baseline),
-            "per_split": {row.name: _method(row.baseline) for row in _splits(summary)},
-        },
-        "speceyes": {
-            **_method(whole.speceyes),
-            **_funnel(whole),
-            "per_split": {
-                row.name: {**_method(row.speceyes), **_funnel(row), **_gain(row)}
-                for row in _splits(summary)
-            },
-            "routes": dict(summary.routes),
-            "reasons": dict(summary.reasons),
-            "reject_reasons": dict(summary.reject_reasons),
-        },
-        "screening": _share("right", summary.screened_right),
-        "small": {
-            **_share("accuracy_easy", summary.small.easy),
-            **_share("accuracy_hard", summary.small.hard),
-            "chance_hard": summary.small.chance_hard,
-            "auroc": summary.small.auroc,
-            "auroc_by_k": {str(k): dict(by) for k, by in summary.small.auroc_by.items()},
-        },
-        "agent": {
-            **_share("accuracy_easy", summary.agent.easy),
-            **_share("accuracy_hard", summary.agent.hard),
-            **_share("zooms_on_target", summary.agent.zooms_on_target),
-            **_share("zooms_covering", summary.agent.zooms_covering),
-            "malformed": dict(summary.agent.malformed),
-            "forced_answers": summary.agent.forced,
-        },
-        "blocks": [asdict(time) for time in run.times],
-        "settings": {
-            "small": setup.small,
-            "large": setup.large,
-            "protocol": setup.protocol,
-            "gate": asdict(setup.gate),
-            "screen": asdict(setup.screen),
-            "grader_version": GRADER_VERSION,
-            "record_version": RECORD_VERSION,
-            "document_version": DOCUMENT_VERSION,
-        },
-        "started_at": setup.started_at,
-        "commit": setup.commit,
-        "versions": dict(setup.versions),
-        "machine": asdict(setup.machine),
+        "document_version": DOCUMENT_VERSION,
+        "suites": [_comparison(comparison) for comparison in comparisons],
     }
 
 
-def _splits(summary: Summary) -> list[Comparison]:
-    return [row for row in summary.rows if row.name != ALL]
-
-
-def _method(figures: MethodFigures) -> dict[str, Any]:
+def demo_document(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Put a demo's figures into one document: those of its one run on top, each by its method."""
+    (comparison,) = comparisons
+    (run,) = comparison.runs
+    manifest, summary = run.manifest, comparison.summary
+    made = _comparison(comparison)
+    methods = {entrant.method: entrant.label for entrant in comparison.entrants}
+    ours = methods.get("speceyes")
+    gain = None if ours is None else summary.overall.gains.get(ours)
+    funnel = None if ours is None else summary.overall.figures[ours]
+    by_method = {method: _flat(made["methods"][label]) for method, label in methods.items()}
     return {
+        "document_version": DOCUMENT_VERSION,
+        "items": manifest.suite.total,
+        "seed": manifest.suite.seed,
+        "concurrency": manifest.concurrency,
+        "is_partial": comparison.missing > 0,
+        "compared": summary.compared,
+        "limit": None if funnel is None else funnel.limit,
+        **(dict.fromkeys(_GAINS) if gain is None else _gain(gain)),
+        **made["parts"],
+        **by_method,
+        "small": {**by_method.get("small", {}), **made["parts"].get("small", {})},
+        "settings": asdict(manifest),
+        "started_at": manifest.started_at,
+        "commit": manifest.commit,
+        "versions": dict(manifest.versions),
+        "machine": asdict(manifest.machine),
+    }
+
+
+def _flat(method: Mapping[str, Any]) -> dict[str, Any]:
+    counted = ("routes", "reasons", "reject_reasons", "mishaps")
+    return {
+        **method["all"],
+        "per_split": method["splits"],
+        **{name: method[name] for name in counted},
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    summary, insight = comparison.summary, comparison.insight
+    return {
+        "suite": {**asdict(comparison.suite), "deviations": dict(comparison.suite.deviations)},
+        "compared": summary.compared,
+        "missing": comparison.missing,
+        "left_out": summary.left_out,
+        "baseline": summary.baseline,
+        "methods": {
+            entrant.label: {
+                "method": entrant.method,
+                "run": entrant.run,
+                "concurrency": entrant.concurrency,
+                "all": _row(summary.overall, entrant.label),
+                "splits": {row.name: _row(row, entrant.label) for row in summary.splits},
+                "average": asdict(summary.averages[entrant.label]),
+                "routes": dict(summary.routes[entrant.label]),
+                "reasons": dict(summary.reasons[entrant.label]),
+                "reject_reasons": dict(summary.reject_reasons[entrant.label]),
+                "mishaps": dict(summary.mishaps[entrant.label]),
+            }
+            for entrant in comparison.entrants
+        },
+        "parts": _parts(insight),
+        "runs": [{"name": run.name, "manifest": asdict(run.manifest)} for run in comparison.runs],
+    }
+
+
+def _row(row: Row, label: str) -> dict[str, Any]:
+    gain = row.gains.get(label)
+    return {**_figures(row.figures[label]), **({} if gain is None else _gain(gain))}
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    found = {
         **_share("accuracy", figures.accuracy),
         "failed": figures.failed,
+        "undecided": figures.undecided,
         "wall_s": figures.wall_s,
-        "latency_s": {
-            "mean": figures.latency_mean_s,
-            "p50": figures.latency_p50_s,
-            "p95": figures.latency_p95_s,
-        },
-        "phase_mean_s": dict(figures.phase_mean_s),
-        "tokens": {"prompt": figures.prompt_tokens, "completion": figures.completion_tokens},
+        "latency": None if figures.latency is None else asdict(figures.latency),
+        "phases": {phase: asdict(spread) for phase, spread in figures.phases.items()},
+        "usage": asdict(figures.usage),
+        "prompt_tokens_each": figures.prompt_tokens,
+        "completion_tokens_each": figures.completion_tokens,
         "depth": figures.depth,
         "depths": {str(depth): count for depth, count in figures.depths.items()},
     }
+    if figures.alpha is not None and figures.beta is not None:
+        found |= {**_share("alpha", figures.alpha), **_share("beta", figures.beta)}
+        found["limit"] = figures.limit
+    return found
 
 
-def _funnel(row: Comparison) -> dict[str, Any]:
-    return {**_share("alpha", row.alpha), **_share("beta", row.beta)}
-
-
-def _gain(row: Comparison) -> dict[str, Any]:
+def _gain(gain: Gain) -> dict[str, Any]:
     return {
-        "accuracy_difference": row.difference,
-        "accuracy_difference_interval": _pair(row.difference_interval),
-        "speedup": row.speedup,
-        "speedup_interval": _pair(row.speedup_interval),
-        "limit": row.limit,
-        "share_of_limit": row.share_of_limit,
+        "accuracy_difference": gain.difference,
+        "accuracy_difference_interval": _pair(gain.difference_interval),
+        "speedup": gain.speedup,
+        "speedup_interval": _pair(gain.speedup_interval),
+        "share_of_limit": gain.share_of_limit,
     }
+
+
+def _parts(insight: Insight) -> dict[str, Any]:
+    small, agent, proposing = insight.small, insight.agent, insight.proposing
+    found: dict[str, Any] = {}
+    if insight.screened_right is not None:
+        found["screening"] = _share("right", insight.screened_right)
+    if small is not None:
+        found["small"] = {
+            **_share("accuracy_easy", small.easy),
+            **_share("accuracy_hard", small.hard),
+            "chance_hard": small.chance_hard,
+            "auroc": small.auroc,
+            "auroc_by_k": {str(k): dict(by) for k, by in small.auroc_by.items()},
+        }
+    if agent is not None:
+        found["agent"] = {
+            **_share("accuracy_easy", agent.easy),
+            **_share("accuracy_hard", agent.hard),
+            **_share("zooms_on_target", agent.zooms_on_target),
+            **_share("zooms_covering", agent.zooms_covering),
+            "malformed": dict(agent.malformed),
+            "forced_answers": agent.forced,
+        }
+    if proposing is not None:
+        found["specreason"] = {
+            **_share("accepted", proposing.accepted),
+            "unscored": proposing.unscored,
+            "scores": _keyed(proposing.scores),
+        }
+    return found
+
+
+def _keyed(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(key): count for key, count in counts.items()}
 
 
 def _share(name: str, share: Share) -> dict[str, Any]:

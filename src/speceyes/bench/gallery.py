@@ -1,36 +1,31 @@
-"""Some items of a run are shown whole: picture, boxes, crops and each phase's words.
+"""Some items of a comparison are shown whole: picture, boxes, crops and each phase's words.
 
-It refuses to know the page they are shown on. Pictures become data URIs, so that a page with them
-needs no other file.
+It refuses to know the page they are shown on, and where a suite's pictures come from. An item whose
+picture is not to be had is shown without it, with the reason.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from speceyes.bench.items import Item
+from speceyes.bench.items import Entry, Spoiled, Suite
 from speceyes.bench.records import Method, Record, Turn
-from speceyes.bench.summary import by_method
-from speceyes.pictures import decode
+from speceyes.bench.summary import Entrant
+from speceyes.bench.thumbnails import make_small
+from speceyes.errors import InputError, PictureError
 from speceyes.types import Box, Size
 
-if TYPE_CHECKING:
-    from PIL import Image as Pillow
-
-    PillowImage = Pillow.Image
-
 SHOWN: Final = 24
-_SCENE_PX: Final = 448
-_CROP_PX: Final = 176
-_QUALITY: Final = 80
 _MOST_WRONG_SHARE: Final = 3  # at most one in so many shown is there for being wrong
 _TAGGED: Final = re.compile(r"<(\w+)>\s*(.*?)\s*</\1>", re.DOTALL)
+# Whose answer a card is about, if several answered: the first of these.
+_FOREMOST: Final[tuple[Method, ...]] = ("speceyes", "specreason", "baseline", "small")
+
+_Small = dict[Box, str]  # crops as data URIs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +45,99 @@ class Look:
     crops: tuple[str, ...]  # data URIs
 
 
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What one entrant made of the item, by its label."""
+
+    label: str
+    record: Record
+    looks: tuple[Look, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One picture of an item, small. `size` is its own; boxes are in its pixels."""
+
+    uri: str
+    size: Size
+    index: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One item of the gallery. `size` is the picture's own; boxes are in its pixels."""
+    """One item of the gallery: `ours` is whom it is about, `others` answered it as well.
 
-    ours: Record
-    base: Record
-    small: Record | None
-    scene: str  # a data URI
-    size: Size
-    looks: tuple[Look, ...]
-    base_looks: tuple[Look, ...]
+    `absent` says why there is no picture, if there is none.
+    """
+
+    ours: Telling
+    others: tuple[Telling, ...]
+    scenes: tuple[Scene, ...]
+    absent: str | None
 
     @property
     def route(self) -> str:
         """How the answer came about, or that none came."""
-        return self.ours.route or "failed"
+        return self.ours.record.route or "failed"
+
+    @property
+    def boxed(self) -> Telling | None:
+        """Whose boxes are drawn: ours, or those of whoever zoomed if ours needed none."""
+        tellings = (self.ours, *self.others)
+        return next((t for t in tellings if any(look.turn.boxes_px for look in t.looks)), None)
 
 
-def choose(records: Sequence[Record], count: int = SHOWN) -> list[str]:
-    """Choose items that show what there is: mistakes first, then all routes and splits in turn."""
-    by = by_method(records)
-    pairs = [(ours, base) for i, ours in by["speceyes"].items() if (base := by["baseline"].get(i))]
-    wrong = [o.item_id for o, b in pairs if not (o.is_right and b.is_right)]
+def foremost(entrants: Sequence[Entrant]) -> Entrant | None:
+    """Say whose answers the gallery is about."""
+    ranked = sorted(entrants, key=lambda entrant: _FOREMOST.index(entrant.method))
+    return ranked[0] if ranked else None
+
+
+def choose(entrants: Sequence[Entrant], count: int = SHOWN) -> list[str]:
+    """Choose items that show what there is: mistakes first, then all routes and splits in turn.
+
+    A mistake is one of whom the gallery is about, or of the agent alone beside it.
+    """
+    ours = foremost(entrants)
+    if ours is None:
+        return []
+    rivals = [e for e in entrants if e.method == "baseline" and e is not ours][:1]
+    slipped = {r.item_id for e in (ours, *rivals) for r in e.records if not r.is_right}
+    wrong = [r.item_id for r in ours.records if r.item_id in slipped]
     groups: dict[tuple[str | None, str, bool | None], list[str]] = {}
-    for ours, _ in pairs:
-        groups.setdefault((ours.route, ours.split, ours.is_hard), []).append(ours.item_id)
+    for record in ours.records:
+        groups.setdefault((record.route, record.split, record.is_hard), []).append(record.item_id)
     ordered = [group for _, group in sorted(groups.items(), key=lambda entry: str(entry[0]))]
     in_turn = [item for row in zip_longest(*ordered) for item in row if item is not None]
     return list(dict.fromkeys([*wrong[: count // _MOST_WRONG_SHARE], *in_turn]))[:count]
 
 
-def cards(items: Iterable[Item], records: Sequence[Record], count: int = SHOWN) -> list[Card]:
-    """Make the cards of the chosen items."""
-    by = by_method(records)
-    of_id = {item.item_id: item for item in items}
-    return [_card(of_id[item], by) for item in choose(records, count) if item in of_id]
+def cards(
+    entrants: Sequence[Entrant], suite: Suite | None, *, absent: str = "", count: int = SHOWN
+) -> list[Card]:
+    """Make the cards of the chosen items, with the pictures that the suite still has.
+
+    `absent` says why there is no suite, if there is none.
+    """
+    wanted = choose(entrants, count)
+    ours = foremost(entrants)
+    if ours is None:
+        return []
+    ranked = [ours, *(entrant for entrant in entrants if entrant is not ours)]
+    by = {entrant.label: {r.item_id: r for r in entrant.records} for entrant in ranked}
+    told = {item: _records_of(item, by) for item in wanted}
+    made: dict[str, Card] = {}
+    if suite is not None:
+        try:
+            for entry in suite.entries():  # one picture at a time, and no further than needed
+                if entry.item_id in told:
+                    made[entry.item_id] = _card(told[entry.item_id], entry)
+                if len(made) == len(told):
+                    break
+        except InputError as error:
+            absent = str(error)
+    missing = absent or "the suite no longer has it"
+    return [made.get(item) or _bare(told[item], missing) for item in wanted]
 
 
 def passages(text: str) -> tuple[Passage, ...]:
@@ -103,35 +155,45 @@ def passages(text: str) -> tuple[Passage, ...]:
     return tuple(Passage(p.tag, p.text.strip()) for p in found if p.text.strip())
 
 
-def _card(item: Item, by: Mapping[Method, Mapping[str, Record]]) -> Card:
-    ours, base = by["speceyes"][item.item_id], by["baseline"][item.item_id]
-    originals = {index: decode(picture) for index, picture in enumerate(item.query.pictures)}
-    return Card(
-        ours=ours,
-        base=base,
-        small=by["small"].get(item.item_id),
-        scene=_data_uri(originals[0], _SCENE_PX),
-        size=item.query.pictures[0].size,
-        looks=_looks(ours, originals),
-        base_looks=_looks(base, originals),
+def _records_of(item: str, by: Mapping[str, Mapping[str, Record]]) -> dict[str, Record]:
+    return {label: records[item] for label, records in by.items() if item in records}
+
+
+def _card(told: Mapping[str, Record], item: Entry) -> Card:
+    record = next(iter(told.values()))
+    if isinstance(item, Spoiled):
+        return _bare(told, str(item.error))
+    if (item.query.question, item.answer) != (record.question, record.truth):
+        return _bare(told, "the suite asks something else under this name now")
+    boxes = list(dict.fromkeys(b for r in told.values() for t in r.turns for b in t.boxes_px))
+    scenes: list[Scene] = []
+    crops: _Small = {}
+    for index, picture in enumerate(item.query.pictures):
+        cut = [box for box in boxes if box.picture_index == index]
+        try:
+            small = make_small(picture, cut)
+        except PictureError as error:
+            return _bare(told, str(error))
+        scenes.append(Scene(small.whole, picture.size, index))
+        crops |= dict(zip(cut, small.crops, strict=True))
+    return _put_together(told, crops, scenes=tuple(scenes), absent=None)
+
+
+def _bare(told: Mapping[str, Record], absent: str) -> Card:
+    return _put_together(told, {}, scenes=(), absent=absent)
+
+
+def _put_together(
+    told: Mapping[str, Record], crops: _Small, *, scenes: tuple[Scene, ...], absent: str | None
+) -> Card:
+    ours, *others = (
+        Telling(label, record, _looks(record, crops)) for label, record in told.items()
     )
+    return Card(ours=ours, others=tuple(others), scenes=scenes, absent=absent)
 
 
-def _looks(record: Record, originals: Mapping[int, PillowImage]) -> tuple[Look, ...]:
+def _looks(record: Record, crops: _Small) -> tuple[Look, ...]:
     return tuple(
-        Look(turn, passages(turn.text), tuple(_crop(box, originals) for box in turn.boxes_px))
+        Look(turn, passages(turn.text), tuple(crops[box] for box in turn.boxes_px if box in crops))
         for turn in record.turns
     )
-
-
-def _crop(box: Box, originals: Mapping[int, PillowImage]) -> str:
-    edges = (box.left_px, box.top_px, box.right_px, box.bottom_px)
-    return _data_uri(originals[box.picture_index].crop(edges), _CROP_PX)
-
-
-def _data_uri(image: PillowImage, px: int) -> str:
-    small = image.copy()
-    small.thumbnail((px, px))
-    buffer = io.BytesIO()
-    small.save(buffer, format="WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -18,13 +18,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-_PACKAGES: Final = ("speceyes", "numpy", "pillow", "anyio", "torch", "transformers")
+_PACKAGES: Final = (
+    "speceyes",
+    "numpy",
+    "pillow",
+    "anyio",
+    "aiohttp",
+    "pyarrow",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 _GIT_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The computer that a run was made on. `cores` are those this process may use."""
+    """The computer that a run was made on. `cores` are those this process may use.
+
+    `accelerators` are those that torch sees in this process; a server's own are not known here.
+    """
 
     system: str
     processor: str
@@ -32,6 +45,7 @@ class Machine:
     threads: int | None  # of torch, if it is loaded
     memory_gib: float | None
     load: float | None  # mean over the last minute
+    accelerators: tuple[str, ...] = ()
 
 
 def read_machine() -> Machine:
@@ -43,6 +57,7 @@ def read_machine() -> Machine:
         threads=_threads(),
         memory_gib=_memory_gib(),
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        accelerators=_accelerators(),
     )
 
 
@@ -107,6 +122,13 @@ def _threads() -> int | None:
     # Asked only if an engine has loaded it: a report is no reason to load torch.
     torch = sys.modules.get("torch")
     return None if torch is None else int(torch.get_num_threads())
+
+
+def _accelerators() -> tuple[str, ...]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return ()
+    return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
 def _memory_gib() -> float | None:

@@ -1,24 +1,23 @@
-"""A record is what one method made of one item: a fold of the item's story, one line of JSON.
+"""A record is what one method made of one item: a fold of the item's story.
 
-It refuses to know who ran the item and how records are summed up. Pictures are left out: boxes say
-where to cut them from the item's own.
+It refuses to know who ran the item, and how records are written and summed up. Pictures are left
+out: boxes say where to cut them from the item's own.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, TypeAlias, assert_never
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final, Literal, TypeAlias, assert_never
 
 from speceyes.bench.grade import GRADER_VERSION, Grade, grade
-from speceyes.bench.items import Item
-from speceyes.errors import InputError
+from speceyes.bench.items import Item, Spoiled
 from speceyes.events import (
     Answered,
     Failed,
     Gated,
     Phase,
+    Proposed,
     Reason,
     Route,
     Screened,
@@ -26,32 +25,61 @@ from speceyes.events import (
     ToolFinished,
     Trace,
     TurnFinished,
+    cost_of_proposing,
     ending,
     phase_seconds,
     tool_calls,
     usage_by_phase,
 )
 from speceyes.gate import Aggregation, Definition, GateReason, GateSpec, scores_all
-from speceyes.types import Box, FinalAnswer, Generation, Malformed, Reply, ToolCall, Usage
+from speceyes.types import (
+    Box,
+    FinalAnswer,
+    Generation,
+    Malformed,
+    Reply,
+    ToolCall,
+    Usage,
+)
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 PAPER_K: Final = 64  # scored beside the spec's own K
 
-Method: TypeAlias = Literal["baseline", "speceyes", "small"]
+Method: TypeAlias = Literal["baseline", "speceyes", "specreason", "small"]
 Scores: TypeAlias = Mapping[int, Mapping[Aggregation, float]]  # by K, raw
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """What SpecReason's small model proposed for a turn, and how the large one scored it.
+
+    `text` None: its engine failed. `usage` is what this cost beside the turn itself.
+    """
+
+    text: str | None
+    score: int | None
+    accepted: bool
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of the agent: its words, how they were read, and the boxes it was then shown."""
+    """One turn of the agent: its words, how they were read, and the boxes it was then shown.
+
+    `at_s`: when it had spoken, in seconds since the query started; `engine` is who spoke.
+    """
 
     turn: int
     text: str
     reply: Literal["answer", "call", "malformed"]
     detail: str  # the answer, the tool's name, or the reason
     forced: bool
+    at_s: float
+    engine: str
+    usage: Usage
     boxes_px: tuple[Box, ...] = ()
     error: str | None = None
+    proposal: Proposal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +87,7 @@ class Speculation:
     """The small model's answer, the gate's verdict on it, and its scores for sweeps.
 
     `scores` is empty when nothing could be scored, and lacks a K that the evidence does not reach.
+    `generation` is what was said with all the evidence kept: what any other gate would be given.
     """
 
     text: str
@@ -66,6 +95,7 @@ class Speculation:
     score: float | None
     reason: GateReason
     scores: Scores = field(default_factory=dict)
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +110,15 @@ class Mishap:
 class Record:
     """What one method made of one item. `text` None: it failed, which counts as wrong.
 
-    Times are seconds of this item alone; with concurrency they overlap those of others.
+    Times are seconds of this item alone; with concurrency they overlap those of others. `part`
+    counts how often its run was taken up, from 0; `ended_s` is when the item ended, in seconds
+    since that part began.
     """
 
     method: Method
-    block: int | None
+    block: int
+    part: int
+    ended_s: float
     item_id: str
     split: str
     kind: str
@@ -92,6 +126,7 @@ class Record:
     question: str
     options: tuple[str, ...]
     truth: str
+    released_order: tuple[int, ...]
     targets_px: tuple[Box, ...]
     text: str | None
     mishap: Mishap | None
@@ -120,9 +155,17 @@ class Record:
         return sum(self.usage_by_phase.values(), Usage.zero)
 
 
-def record_of(
-    item: Item, trace: Trace, spec: GateSpec, *, method: Method, block: int | None = None
-) -> Record:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a run a record was made: by which method, in which block and part, and when."""
+
+    method: Method
+    block: int = 0
+    part: int = 0
+    ended_s: float = 0.0
+
+
+def record_of(item: Item, trace: Trace, spec: GateSpec, *, place: Place) -> Record:
     """Fold one item's whole story into its record; failures are records too.
 
     Raises: TraceError if the events are not one whole story.
@@ -133,8 +176,7 @@ def record_of(
     screened = next((event for event in trace if isinstance(event, Screened)), None)
     text = None if answered is None else answered.text
     return Record(
-        method=method,
-        block=block,
+        **asdict(place),
         item_id=item.item_id,
         split=item.split,
         kind=item.kind,
@@ -142,6 +184,7 @@ def record_of(
         question=item.query.question,
         options=item.query.options,
         truth=item.answer,
+        released_order=item.released_order,
         targets_px=item.targets_px,
         text=text,
         mishap=None if error is None else Mishap(type(error).__name__, str(error)),
@@ -159,29 +202,33 @@ def record_of(
     )
 
 
-def to_line(record: Record) -> str:
-    """Write a record as one line of JSON, without the line's end."""
-    return json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"))
-
-
-def from_line(line: str) -> Record:
-    """Read a record back from its line. Raises: InputError if it is none, or of another version."""
-    try:
-        raw = json.loads(line)
-        if raw["record_version"] != RECORD_VERSION:
-            raise InputError("record", f"version {raw['record_version']}, not {RECORD_VERSION}")
-        return _record(raw)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError("record", f"{line[:60]!r} is no record ({error!r})") from error
-
-
-def read_records(lines: Iterable[str]) -> Iterator[Record]:
-    """Read records from the lines of a file. Raises: InputError naming the line."""
-    for number, line in enumerate(lines, 1):
-        try:
-            yield from_line(line)
-        except InputError as error:
-            raise InputError(f"records, line {number}", error.message) from error
+def record_of_spoiled(spoiled: Spoiled, *, place: Place) -> Record:
+    """Make the record of a row that could not be asked: a failure like any other."""
+    return Record(
+        **asdict(place),
+        item_id=spoiled.item_id,
+        split=spoiled.split,
+        kind="",
+        is_hard=None,
+        question="",
+        options=(),
+        truth="",
+        released_order=(),
+        targets_px=(),
+        text=None,
+        mishap=Mishap(type(spoiled.error).__name__, str(spoiled.error)),
+        grade=Grade("wrong", None, "the item could not be asked"),
+        route=None,
+        reason=None,
+        p_tool=None,
+        needs_tool=None,
+        speculation=None,
+        turns=(),
+        depth=0,
+        usage_by_phase={},
+        phase_s={},
+        elapsed_s=0.0,
+    )
 
 
 def all_scores(
@@ -204,11 +251,20 @@ def _speculation(trace: Trace, spec: GateSpec) -> Speculation | None:
         score=verdict.score,
         reason=verdict.reason,
         scores=all_scores(said.generation, (spec.k, PAPER_K), spec.definition),
+        generation=_without_candidates(said.generation),
     )
+
+
+def _without_candidates(generation: Generation) -> Generation:
+    # Which tokens the rivals were is of no use to a gate, and most of the bytes.
+    if generation.evidence is None:
+        return generation
+    return replace(generation, evidence=replace(generation.evidence, candidates=()))
 
 
 def _turns(trace: Trace) -> Iterator[Turn]:
     shown = {event.turn: event.observation for event in trace if isinstance(event, ToolFinished)}
+    proposed = {event.turn: _proposal(event) for event in trace if isinstance(event, Proposed)}
     for event in trace:
         if isinstance(event, TurnFinished):
             seen = shown.get(event.turn)
@@ -219,9 +275,18 @@ def _turns(trace: Trace) -> Iterator[Turn]:
                 reply=kind,
                 detail=detail,
                 forced=event.forced,
+                at_s=event.at_s,
+                engine=event.generation.engine,
+                usage=event.generation.usage,
                 boxes_px=() if seen is None else seen.boxes_px,
                 error=None if seen is None else seen.error,
+                proposal=proposed.get(event.turn),
             )
+
+
+def _proposal(event: Proposed) -> Proposal:
+    text = None if event.proposal is None else event.proposal.text
+    return Proposal(text, event.score, event.accepted, cost_of_proposing(event))
 
 
 def _read(reply: Reply) -> tuple[Literal["answer", "call", "malformed"], str]:
@@ -234,33 +299,3 @@ def _read(reply: Reply) -> tuple[Literal["answer", "call", "malformed"], str]:
             return "malformed", reason
         case _:
             assert_never(reply)
-
-
-def _record(raw: dict[str, Any]) -> Record:
-    speculation = raw["speculation"]
-    mishap = raw["mishap"]
-    return Record(
-        **{
-            **raw,
-            "options": tuple(raw["options"]),
-            "targets_px": _boxes(raw["targets_px"]),
-            "mishap": None if mishap is None else Mishap(**mishap),
-            "grade": Grade(**raw["grade"]),
-            "speculation": None if speculation is None else _speculation_of(speculation),
-            "turns": tuple(
-                Turn(**{**turn, "boxes_px": _boxes(turn["boxes_px"])}) for turn in raw["turns"]
-            ),
-            "usage_by_phase": {
-                name: Usage(**usage) for name, usage in raw["usage_by_phase"].items()
-            },
-        }
-    )
-
-
-def _speculation_of(raw: dict[str, Any]) -> Speculation:
-    scores = {int(k): by_aggregation for k, by_aggregation in raw["scores"].items()}
-    return Speculation(**{**raw, "scores": scores})
-
-
-def _boxes(raw: list[dict[str, int]]) -> tuple[Box, ...]:
-    return tuple(Box(**box) for box in raw)

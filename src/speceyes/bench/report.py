@@ -1,79 +1,152 @@
-"""A run becomes one page here: table, figures and a gallery, without a network or another file.
+"""Runs become one page here: tables, figures and galleries, without a network or another file.
 
-It refuses to know how the run was made; it shows what is in its records.
+It refuses to know how the runs were made; it shows what is in their records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
-from speceyes.bench import charts
-from speceyes.bench.document import Run
-from speceyes.bench.gallery import Card, cards
-from speceyes.bench.items import Item
-from speceyes.bench.rescore import Sweep, cases_of, sweep
-from speceyes.bench.stats import Interval, quantile
-from speceyes.bench.summary import Summary
+from speceyes.bench.comparison import NAMES, Comparison
+from speceyes.bench.gallery import SHOWN
+from speceyes.bench.items import Suite
+from speceyes.bench.sections import lay_out
+from speceyes.bench.stats import Interval, mean
+from speceyes.bench.summary import Average, Figures, Gain
 from speceyes.errors import ConfigError
 
 if TYPE_CHECKING:
     import jinja2
 
-_LABELS: Final = {"baseline": "agent alone", "speceyes": "SpecEyes"}
 _MISSING: Final = "–"
+_MINUS: Final = "−"
+TITLES: Final[Mapping[str, str]] = {
+    "vstar": "V*",
+    "hrbench": "HR-Bench",
+    "pope": "POPE",
+    "builtin": "the built-in suite",
+    "jsonl": "your own questions",
+}
+_NO_SUITES: Final[Mapping[str, Suite]] = {}
+_NO_REASONS: Final[Mapping[str, str]] = {}
 
 
-def render(run: Run, summary: Summary, items: Sequence[Item]) -> str:
-    """Write a run as a page; `items` give the gallery's pictures.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverviewRow:
+    """One entrant over all splits of all suites; `cells` hold None where it did not take part."""
 
-    Raises: ConfigError if jinja2 is not installed.
+    label: str
+    cells: tuple[tuple[Figures, Gain | None] | None, ...]
+    average: Average
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """Everybody over everything, as the paper's Table 1: suites with their splits, then rows."""
+
+    suites: tuple[tuple[str, tuple[str, ...]], ...]
+    rows: tuple[OverviewRow, ...]
+
+
+def render(
+    comparisons: Sequence[Comparison],
+    suites: Mapping[str, Suite] = _NO_SUITES,
+    *,
+    absent: Mapping[str, str] = _NO_REASONS,
+    shown: int = SHOWN,
+) -> str:
+    """Write comparisons as a page, a section for each, with so many items shown whole.
+
+    `suites`, by their checksums, give the pictures; `absent` says of a suite that is not among
+    them why not. Raises: ConfigError if jinja2 is not installed.
     """
-    spec, whole = run.setup.gate, summary.overall
-    methods = {"baseline": whole.baseline, "speceyes": whole.speceyes}
-    alone = [record for record in run.records if record.method == "small"]
-    scored = [(r.speculation.score, r.is_right) for r in alone if r.speculation]
-    scores = [(score, is_right) for score, is_right in scored if score is not None]
-    rescored = sweep(cases_of(run.records), strict=spec.strict)
-    shown = cards(items, run.records)
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            run=run,
-            summary=summary,
-            headline=headline(summary),
-            labels=_LABELS,
-            phases=charts.draw_phases(methods),
-            depths=charts.draw_depths(methods),
-            densities=charts.draw_densities(
-                [score for score, is_right in scores if is_right],
-                [score for score, is_right in scores if not is_right],
-                spec.threshold,
-            ),
-            curves=None if rescored is None else charts.draw_curves(rescored, spec.threshold),
-            steps=None if rescored is None else _plain(rescored),
-            cards=shown,
-            routes=sorted({card.route for card in shown}),
-            reach=_reach(shown),
+    page = _environment().get_template("report.html.jinja")
+    sections = [
+        lay_out(
+            comparison,
+            suites.get(comparison.suite.checksum),
+            absent=absent.get(comparison.suite.checksum, "the suite is not at hand"),
+            shown=shown,
         )
+        for comparison in comparisons
+    ]
+    return page.render(
+        sections=sections,
+        headline=headline(comparisons),
+        overview=overview(comparisons) if len(comparisons) > 1 else None,
+        started=min(run.manifest.started_at for c in comparisons for run in c.runs),
+        titles=TITLES,
     )
 
 
-def headline(summary: Summary) -> str:
-    """Say in one sentence what a run came to."""
-    whole = summary.overall
-    count, ours = whole.speceyes.accuracy.count, whole.speceyes.accuracy.value
+def headline(comparisons: Sequence[Comparison]) -> str:
+    """Say in one sentence what the runs came to."""
+    if len(comparisons) > 1:
+        return _headline_of_many(comparisons)
+    summary = comparisons[0].summary
+    whole, count = summary.overall, summary.compared
+    ours, base = summary.label_of("speceyes"), summary.baseline
     if not count:
-        return "The run ended before both ways had answered anything."
-    if whole.speedup is None:
-        return f"{count} questions answered both ways; none of their blocks was finished."
-    return (
-        f"{count} questions answered {whole.speedup:.2f} times as fast as by the agent alone, "
-        f"{_percent(ours)} of them right; alone it had {_percent(whole.baseline.accuracy.value)}."
+        return "The run ended before all methods had answered anything."
+    if ours is not None and base is not None and whole.gains[ours].speedup is not None:
+        return (
+            f"{count} questions answered {whole.gains[ours].speedup:.2f} times as fast as by the "
+            f"agent alone, {_percent(whole.figures[ours].accuracy.value)} of them right; alone it "
+            f"had {_percent(whole.figures[base].accuracy.value)}."
+        )
+    told = [f"{_percent(f.accuracy.value)} by {label}" for label, f in whole.figures.items()]
+    return f"{count} questions answered; right were {_listed(told)}."
+
+
+def overview(comparisons: Sequence[Comparison]) -> Overview:
+    """Put all entrants over all splits of all suites; each split counts alike in the average."""
+    labels = dict.fromkeys(label for c in comparisons for label in c.summary.methods)
+    return Overview(
+        suites=tuple((c.suite.name, tuple(r.name for r in c.summary.splits)) for c in comparisons),
+        rows=tuple(_overview_row(comparisons, label) for label in labels),
     )
 
 
+def _overview_row(comparisons: Sequence[Comparison], label: str) -> OverviewRow:
+    rows = [row for comparison in comparisons for row in comparison.summary.splits]
+    cells = tuple(
+        (row.figures[label], row.gains.get(label)) if label in row.figures else None for row in rows
+    )
+    accuracies = [None if cell is None else cell[0].accuracy.value for cell in cells]
+    speedups = [cell[1].speedup if cell is not None and cell[1] else None for cell in cells]
+    average = Average(accuracy=_mean_of_all(accuracies), speedup=_mean_of_all(speedups))
+    return OverviewRow(label=label, cells=cells, average=average)
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    # An average that leaves out a split compares with no other.
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
+
+
+def _headline_of_many(comparisons: Sequence[Comparison]) -> str:
+    rows = {row.label: row.average for row in overview(comparisons).rows}
+    ours, base = rows.get(NAMES["speceyes"]), rows.get(NAMES["baseline"])
+    count = sum(comparison.summary.compared for comparison in comparisons)
+    asked = f"{count} questions of {len(comparisons)} suites"
+    if ours is None or base is None or ours.speedup is None:
+        return f"{asked}, answered by {len(rows)} methods."
+    return (
+        f"{asked}: on average over the splits SpecEyes is {ours.speedup:.2f} times as fast as the "
+        f"agent alone, with {_percent(ours.accuracy)} right; alone it has "
+        f"{_percent(base.accuracy)}."
+    )
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+@cache
 def _environment() -> jinja2.Environment:
     try:
         import jinja2
@@ -91,6 +164,9 @@ def _environment() -> jinja2.Environment:
         "percent": _percent,
         "times": lambda value: _MISSING if value is None else f"{value:.2f}×",
         "points": _points,
+        "plain": lambda name: str(name).replace("_", " "),
+        "seconds": _seconds,
+        "score": lambda value: _MISSING if value is None else f"{value:.3g}",
         "range": lambda interval, digits: _range(interval, lambda v: _number(v, digits)),
         "range_percent": lambda interval: _range(interval, lambda v: f"{100 * v:.1f}"),
         "range_points": lambda interval: _range(interval, _points),
@@ -107,28 +183,15 @@ def _percent(value: float | None) -> str:
     return _MISSING if value is None else f"{100 * value:.1f} %"
 
 
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return _MISSING
+    return "<0.001 s" if 0.0 < value < 0.0005 else f"{value:.{2 if value >= 1.0 else 3}f} s"
+
+
 def _points(value: float | None) -> str:
-    return _MISSING if value is None else f"{100 * value:+.1f}".replace("-", "−")
+    return _MISSING if value is None else f"{100 * value:+.1f}".replace("-", _MINUS)
 
 
-def _range(interval: Interval | None, write: Any) -> str:
+def _range(interval: Interval | None, write: Callable[[float], str]) -> str:
     return "" if interval is None else f"{write(interval.low)} to {write(interval.high)}"
-
-
-def _reach(shown: Sequence[Card]) -> float:
-    # The end of the gallery's score meters: what nearly all scores are below.
-    scores = [
-        card.ours.speculation.score
-        for card in shown
-        if card.ours.speculation and card.ours.speculation.score is not None
-    ]
-    return (quantile(scores, 0.95) or 1.0) * 1.1
-
-
-def _plain(rescored: Sweep) -> dict[str, list[float]]:
-    return {
-        "thresholds": [round(value, 4) for value in rescored.thresholds.tolist()],
-        "accuracy": [round(value, 5) for value in rescored.accuracy.tolist()],
-        "speedup": [round(value, 4) for value in rescored.speedup.tolist()],
-        "accepted": [round(value, 4) for value in rescored.accepted.tolist()],
-    }

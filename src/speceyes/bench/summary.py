@@ -1,297 +1,332 @@
 """Records are summed up here: accuracy, speed, what the gate let pass, and how far the limit is.
 
-It refuses to know how figures are shown, and runs nothing. Failures count as wrong everywhere.
+It refuses to know how figures are shown, and runs nothing. Failures count as wrong everywhere, and
+methods are compared on the items that all of them ended.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from speceyes.bench.records import Method, Record, Speculation
+from speceyes.bench.records import Method, Record
 from speceyes.bench.stats import (
     Interval,
     Share,
-    auroc,
     mean,
     paired_difference,
     quantile,
     ratio_of_sums,
 )
-from speceyes.builtin.questions import SPLITS
 from speceyes.events import Phase
-from speceyes.gate import Aggregation
-from speceyes.types import Box
+from speceyes.types import Usage
 
 ALL: Final = "all"
 PHASES: Final[tuple[Phase, ...]] = ("screen", "speculate", "gate", "fall_back")
 _BOOTSTRAP_SEED: Final = 20260323
 
 
-@dataclass(frozen=True, slots=True)
-class BlockTime:
-    """How long one method took for all items of one block, by the wall clock."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """One method's records of one run, under the label by which it is shown."""
 
-    block: int
-    method: Literal["baseline", "speceyes"]
-    items: int
-    wall_s: float
+    label: str
+    method: Method
+    records: Sequence[Record]
+    concurrency: int = 1
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodFigures:
-    """What one method came to on a set of items. Times and tokens are means per item."""
+class Spread:
+    """How a number of seconds is spread over items."""
+
+    mean_s: float
+    p50_s: float
+    p95_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What one entrant came to on a set of items. Times and tokens are per item.
+
+    `alpha`: accepted share of the screened; `beta`: share that was screened, so needs no tool;
+    both None for methods without a funnel. `wall_s`: None where the set is a part of the run.
+    """
 
     accuracy: Share
     failed: int
-    wall_s: float | None  # finished blocks only; None for a part of the items
-    latency_mean_s: float | None
-    latency_p50_s: float | None
-    latency_p95_s: float | None
-    phase_mean_s: Mapping[Phase, float]
-    prompt_tokens: float | None
-    completion_tokens: float | None
+    undecided: int
+    latency: Spread | None
+    phases: Mapping[Phase, Spread]
+    wall_s: float | None
+    usage: Usage
     depth: float | None
     depths: Mapping[int, int]  # items by number of tool calls
+    alpha: Share | None
+    beta: Share | None
 
+    @property
+    def prompt_tokens(self) -> float | None:
+        """Tokens read, per item."""
+        return self._each(self.usage.prompt_tokens)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Both methods on the same items: one row of the table.
-
-    `alpha`: accepted share of the screened; `beta`: share that was screened, so needs no tool.
-    """
-
-    name: str
-    baseline: MethodFigures
-    speceyes: MethodFigures
-    difference: float | None
-    difference_interval: Interval | None
-    speedup: float | None
-    speedup_interval: Interval | None
-    alpha: Share
-    beta: Share
+    @property
+    def completion_tokens(self) -> float | None:
+        """Tokens said, per item."""
+        return self._each(self.usage.completion_tokens)
 
     @property
     def limit(self) -> float | None:
         """The gain if screening and speculating were free: 1 / (1 - beta * alpha)."""
-        alpha, beta = self.alpha.value, self.beta.value
-        if beta is None:
+        if self.alpha is None or self.beta is None or self.beta.value is None:
             return None
-        saved = beta * (alpha or 0.0)
+        saved = self.beta.value * (self.alpha.value or 0.0)
         return None if saved == 1.0 else 1.0 / (1.0 - saved)
 
-    @property
-    def share_of_limit(self) -> float | None:
-        """How much of that limit was reached."""
-        return None if self.speedup is None or self.limit is None else self.speedup / self.limit
+    def _each(self, count: int) -> float | None:
+        return count / self.accuracy.count if self.accuracy.count else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SmallFigures:
-    """The small model alone on all items, and how well its scores tell right from wrong."""
+class Gain:
+    """What an entrant gains on the same items: over its own run's baseline, or else the first."""
 
-    easy: Share
-    hard: Share
-    chance_hard: float | None  # what guessing would give on the hard items
-    auroc: float | None  # by the gate's own score
-    auroc_by: Mapping[int, Mapping[Aggregation, float | None]]  # by K, then aggregation
+    difference: float | None
+    difference_interval: Interval | None
+    speedup: float | None
+    speedup_interval: Interval | None
+    share_of_limit: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentFigures:
-    """The agent alone: where it is right, and whether its zooms on hard items meet the target."""
+class Row:
+    """All entrants on the items of one split, or on all; `gains` of all but baselines."""
 
-    easy: Share
-    hard: Share
-    zooms_on_target: Share  # the box holds the centre of a thing asked about
-    zooms_covering: Share  # the box holds all of it
-    malformed: Mapping[str, int]
-    forced: int
+    name: str
+    figures: Mapping[str, Figures]
+    gains: Mapping[str, Gain]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Average:
+    """Means over the splits, each counting alike, as the paper averages."""
+
+    accuracy: float | None
+    speedup: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """All figures of a run."""
+    """All figures of a comparison. `left_out`: records of items that not all entrants ended."""
 
-    rows: tuple[Comparison, ...]  # the splits, then all
-    small: SmallFigures
-    agent: AgentFigures
-    screened_right: Share  # sent to the agent if, and only if, hard
-    routes: Mapping[str, int]
-    reasons: Mapping[str, int]
-    reject_reasons: Mapping[str, int]
+    methods: Mapping[str, Method]  # by label
+    baseline: str | None  # the label that the others are compared with
+    rows: tuple[Row, ...]  # the splits, then all
+    averages: Mapping[str, Average]
+    routes: Mapping[str, Mapping[str, int]]
+    reasons: Mapping[str, Mapping[str, int]]
+    reject_reasons: Mapping[str, Mapping[str, int]]
+    mishaps: Mapping[str, Mapping[str, int]]
+    left_out: int
 
     @property
-    def overall(self) -> Comparison:
+    def splits(self) -> tuple[Row, ...]:
+        """The rows of single splits."""
+        return self.rows[:-1]
+
+    @property
+    def overall(self) -> Row:
         """The row over all items."""
         return self.rows[-1]
 
+    @property
+    def compared(self) -> int:
+        """How many items all entrants ended."""
+        return next((f.accuracy.count for f in self.overall.figures.values()), 0)
 
-def summarise(
-    records: Sequence[Record], times: Sequence[BlockTime], *, concurrency: int
-) -> Summary:
-    """Sum up a run, whole or cut short: comparisons are over items that both methods ended."""
-    by = by_method(records)
-    paired = [item for item in by["baseline"] if item in by["speceyes"]]
-    ours = [by["speceyes"][item] for item in paired]
-    base = [by["baseline"][item] for item in paired]
+    def label_of(self, method: Method) -> str | None:
+        """Give the label of the first entrant that is of this method."""
+        return next((label for label, found in self.methods.items() if found == method), None)
+
+
+def in_common(entrants: Sequence[Entrant]) -> dict[str, list[Record]]:
+    """Give each entrant's records, by label, of the items that all of them ended, in one order."""
+    by = {entrant.label: {r.item_id: r for r in entrant.records} for entrant in entrants}
+    first = next(iter(by.values()), {})
+    shared = [item for item in first if all(item in found for found in by.values())]
+    return {label: [found[item] for item in shared] for label, found in by.items()}
+
+
+def summarise(entrants: Sequence[Entrant]) -> Summary:
+    """Sum up what is compared, be the runs whole or cut short."""
+    shared = in_common(entrants)
+    methods = {entrant.label: entrant.method for entrant in entrants}
+    baseline = next((label for label, method in methods.items() if method == "baseline"), None)
+    names = dict.fromkeys(r.split for records in shared.values() for r in records)
     rows = [
-        _compare(name, [r for r in base if r.split == name], [r for r in ours if r.split == name])
-        for name in SPLITS
+        _row(
+            name,
+            entrants,
+            {label: [r for r in rs if r.split == name] for label, rs in shared.items()},
+        )
+        for name in names
     ]
-    elapsed_s = [r.elapsed_s for r in base], [r.elapsed_s for r in ours]
-    whole = _timed(_compare(ALL, base, ours), times, elapsed_s if concurrency == 1 else None)
+    whole = _row(ALL, entrants, shared, is_whole=True)
     return Summary(
+        methods=methods,
+        baseline=baseline,
         rows=(*rows, whole),
-        small=_small(list(by["small"].values())),
-        agent=_agent(list(by["baseline"].values())),
-        screened_right=Share.of([r.needs_tool == r.is_hard for r in ours]),
-        routes=Counter(record.route or "failed" for record in ours),
-        reasons=Counter(record.reason for record in ours if record.reason),
-        reject_reasons=Counter(
-            r.speculation.reason for r in ours if r.speculation and not r.speculation.accepted
-        ),
+        averages={label: _average(label, rows) for label in methods},
+        routes={label: Counter(r.route or "failed" for r in rs) for label, rs in shared.items()},
+        reasons={label: Counter(r.reason for r in rs if r.reason) for label, rs in shared.items()},
+        reject_reasons={
+            label: Counter(
+                r.speculation.reason for r in rs if r.speculation and not r.speculation.accepted
+            )
+            for label, rs in shared.items()
+        },
+        mishaps={
+            label: Counter(r.mishap.name for r in rs if r.mishap) for label, rs in shared.items()
+        },
+        left_out=sum(len(e.records) for e in entrants) - sum(map(len, shared.values())),
     )
 
 
-def by_method(records: Iterable[Record]) -> dict[Method, dict[str, Record]]:
-    """Sort records by method, then item, in the order in which they came."""
-    found: dict[Method, dict[str, Record]] = {"baseline": {}, "speceyes": {}, "small": {}}
+def _of_split(name: str, records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.split == name]
+
+
+def was_screened(record: Record) -> bool:
+    """Say if a query went to the small model by the screen's word, or for want of a screen."""
+    if record.needs_tool is None:
+        return record.speculation is not None
+    return not record.needs_tool
+
+
+def block_walls(records: Sequence[Record]) -> dict[int, float]:
+    """Measure how long each block took by the clock, in seconds, from its records alone.
+
+    What a run that was killed had under way is not counted, and neither are the pauses.
+    """
+    spans: dict[tuple[int, int], tuple[float, float]] = {}
     for record in records:
-        found[record.method][record.item_id] = record
-    return found
+        place = (record.block, record.part)
+        began_s, ended_s = record.ended_s - record.elapsed_s, record.ended_s
+        low, high = spans.get(place, (began_s, ended_s))
+        spans[place] = (min(low, began_s), max(high, ended_s))
+    walls: dict[int, float] = {}
+    for (block, _), (low, high) in spans.items():
+        walls[block] = walls.get(block, 0.0) + high - low
+    return walls
 
 
-def box_holds(box: Box, target: Box, *, whole: bool) -> bool:
-    """Say if a box holds the centre of a target, or all of it."""
-    if box.picture_index != target.picture_index:
-        return False
-    x, y = (target.left_px + target.right_px) / 2, (target.top_px + target.bottom_px) / 2
-    if not whole:
-        return box.left_px <= x < box.right_px and box.top_px <= y < box.bottom_px
-    across = box.left_px <= target.left_px and target.right_px <= box.right_px
-    return across and box.top_px <= target.top_px and target.bottom_px <= box.bottom_px
+def _row(
+    name: str,
+    entrants: Sequence[Entrant],
+    shared: Mapping[str, Sequence[Record]],
+    *,
+    is_whole: bool = False,
+) -> Row:
+    figures = {e.label: _figures(shared[e.label], e.method, is_whole=is_whole) for e in entrants}
+    gains = {}
+    for entrant in entrants:
+        base = _base_of(entrant, entrants)
+        if base is None:
+            continue
+        ours, theirs = shared[entrant.label], shared[base.label]
+        right = [r.is_right for r in ours], [r.is_right for r in theirs]
+        overlap = is_whole and max(entrant.concurrency, base.concurrency) > 1
+        speedup, interval = _wall_speedup(base, entrant) if overlap else _own_speedup(theirs, ours)
+        limit = figures[entrant.label].limit
+        gains[entrant.label] = Gain(
+            difference=(sum(right[0]) - sum(right[1])) / len(ours) if ours else None,
+            difference_interval=paired_difference(*right),
+            speedup=speedup,
+            speedup_interval=interval,
+            share_of_limit=None if speedup is None or limit is None else speedup / limit,
+        )
+    return Row(name=name, figures=figures, gains=gains)
 
 
-def _compare(name: str, base: Sequence[Record], ours: Sequence[Record]) -> Comparison:
+def _base_of(entrant: Entrant, entrants: Sequence[Entrant]) -> Entrant | None:
+    # The baseline of the same run, made in turns with it, goes before one of another run.
+    bases = [other for other in entrants if other.method == "baseline"]
+    beside = [base for base in bases if base.run == entrant.run]
+    base = next(iter(beside or bases), None)
+    return None if base is None or entrant.method == "baseline" else base
+
+
+def _own_speedup(
+    base: Sequence[Record], ours: Sequence[Record]
+) -> tuple[float | None, Interval | None]:
+    # By the queries' own seconds: one after the other, they are the wall clock's.
     base_s, ours_s = [r.elapsed_s for r in base], [r.elapsed_s for r in ours]
-    screened = [record for record in ours if record.needs_tool is False]
-    base_right, ours_right = [r.is_right for r in base], [r.is_right for r in ours]
-    return Comparison(
-        name=name,
-        baseline=_figures(base),
-        speceyes=_figures(ours),
-        difference=(sum(ours_right) - sum(base_right)) / len(ours) if ours else None,
-        difference_interval=paired_difference(ours_right, base_right),
-        speedup=sum(base_s) / sum(ours_s) if any(ours_s) else None,
-        speedup_interval=_ratio(base_s, ours_s),
-        alpha=Share.of([r.speculation is not None and r.speculation.accepted for r in screened]),
-        beta=Share(len(screened), len(ours)),
-    )
+    return (sum(base_s) / sum(ours_s) if any(ours_s) else None), _ratio(base_s, ours_s)
 
 
-def _timed(
-    row: Comparison,
-    times: Sequence[BlockTime],
-    elapsed_s: tuple[Sequence[float], Sequence[float]] | None,
-) -> Comparison:
-    # The wall clock decides, over blocks that both methods finished. Queries that overlap share
-    # their time, so that then blocks, not items, are the units to resample.
-    wall_s: dict[str, dict[int, float]] = {"baseline": {}, "speceyes": {}}
-    for time in times:
-        wall_s[time.method][time.block] = time.wall_s
-    blocks = [block for block in wall_s["baseline"] if block in wall_s["speceyes"]]
-    base_s = [wall_s["baseline"][block] for block in blocks]
-    ours_s = [wall_s["speceyes"][block] for block in blocks]
-    units = elapsed_s or (base_s, ours_s)
-    return replace(
-        row,
-        baseline=replace(row.baseline, wall_s=sum(base_s) if blocks else None),
-        speceyes=replace(row.speceyes, wall_s=sum(ours_s) if blocks else None),
-        speedup=sum(base_s) / sum(ours_s) if any(ours_s) else None,
-        speedup_interval=_ratio(*units) if blocks else None,
-    )
+def _wall_speedup(base: Entrant, ours: Entrant) -> tuple[float | None, Interval | None]:
+    # Queries that overlap share their time: the wall clock decides, over blocks that both ended,
+    # and blocks are the units to resample.
+    counts = [Counter(r.block for r in e.records) for e in (base, ours)]
+    walls = [block_walls(e.records) for e in (base, ours)]
+    if base.run == ours.run:
+        blocks = [b for b, n in counts[0].items() if counts[1].get(b) == n]
+        base_s, ours_s = ([wall[block] for block in blocks] for wall in walls)
+        interval = _ratio(base_s, ours_s)
+    else:
+        each = [
+            sum(w.values()) / max(1, len(e.records))
+            for w, e in zip(walls, (base, ours), strict=True)
+        ]
+        base_s, ours_s, interval = [each[0]], [each[1]], None
+    return (sum(base_s) / sum(ours_s) if any(ours_s) else None), interval
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> Interval | None:
     return ratio_of_sums(above, below, rng=np.random.default_rng(_BOOTSTRAP_SEED))
 
 
-def _figures(records: Sequence[Record]) -> MethodFigures:
-    elapsed_s = [record.elapsed_s for record in records]
-    usages = [record.usage for record in records]
+def _figures(records: Sequence[Record], method: Method, *, is_whole: bool) -> Figures:
     depths = [record.depth for record in records]
-    return MethodFigures(
+    screened = [record for record in records if was_screened(record)]
+    has_funnel = method == "speceyes"
+    accepted = [r.speculation is not None and r.speculation.accepted for r in screened]
+    return Figures(
         accuracy=Share.of([record.is_right for record in records]),
         failed=sum(record.text is None for record in records),
-        wall_s=None,
-        latency_mean_s=mean(elapsed_s),
-        latency_p50_s=quantile(elapsed_s, 0.5),
-        latency_p95_s=quantile(elapsed_s, 0.95),
-        phase_mean_s={
-            phase: mean([record.phase_s.get(phase, 0.0) for record in records]) or 0.0
+        undecided=sum(record.grade.is_undecided for record in records),
+        latency=_spread([record.elapsed_s for record in records]),
+        phases={
+            phase: spread
             for phase in PHASES
+            if (spread := _spread([record.phase_s.get(phase, 0.0) for record in records]))
         },
-        prompt_tokens=mean([usage.prompt_tokens for usage in usages]),
-        completion_tokens=mean([usage.completion_tokens for usage in usages]),
+        wall_s=sum(block_walls(records).values()) if is_whole and records else None,
+        usage=sum((record.usage for record in records), Usage.zero),
         depth=mean(depths),
         depths=dict(sorted(Counter(depths).items())),
+        alpha=Share.of(accepted) if has_funnel else None,
+        beta=Share(len(screened), len(records)) if has_funnel else None,
     )
 
 
-def _small(records: Sequence[Record]) -> SmallFigures:
-    hard = [record for record in records if record.is_hard]
-    return SmallFigures(
-        easy=Share.of([record.is_right for record in records if not record.is_hard]),
-        hard=Share.of([record.is_right for record in hard]),
-        chance_hard=mean([1 / (len(record.options) or 2) for record in hard]),
-        auroc=_auroc(records, lambda said: said.score),
-        auroc_by={
-            k: {
-                aggregation: _auroc(records, partial(_score_by, k=k, aggregation=aggregation))
-                for aggregation in get_args(Aggregation)
-            }
-            for k in sorted({k for r in records if r.speculation for k in r.speculation.scores})
-        },
-    )
+def _spread(seconds: Sequence[float]) -> Spread | None:
+    average, middle, high = mean(seconds), quantile(seconds, 0.5), quantile(seconds, 0.95)
+    if average is None or middle is None or high is None:
+        return None
+    return Spread(mean_s=average, p50_s=middle, p95_s=high)
 
 
-def _score_by(said: Speculation, *, k: int, aggregation: Aggregation) -> float | None:
-    return said.scores.get(k, {}).get(aggregation)
-
-
-def _auroc(records: Sequence[Record], score: Callable[[Speculation], float | None]) -> float | None:
-    right: list[float] = []
-    wrong: list[float] = []
-    for record in records:
-        value = None if record.speculation is None else score(record.speculation)
-        if value is not None:
-            (right if record.is_right else wrong).append(value)
-    return auroc(right, wrong)
-
-
-def _agent(records: Sequence[Record]) -> AgentFigures:
-    hard = [record for record in records if record.is_hard]
-    zooms = [(turn.boxes_px[0], r.targets_px) for r in hard for turn in r.turns if turn.boxes_px]
-    return AgentFigures(
-        easy=Share.of([record.is_right for record in records if not record.is_hard]),
-        hard=Share.of([record.is_right for record in hard]),
-        zooms_on_target=_hits(zooms, whole=False),
-        zooms_covering=_hits(zooms, whole=True),
-        malformed=Counter(
-            turn.detail for r in records for turn in r.turns if turn.reply == "malformed"
-        ),
-        forced=sum(turn.forced for record in records for turn in record.turns),
-    )
-
-
-def _hits(zooms: Sequence[tuple[Box, tuple[Box, ...]]], *, whole: bool) -> Share:
-    return Share.of(
-        [any(box_holds(box, t, whole=whole) for t in targets) for box, targets in zooms]
-    )
+def _average(label: str, rows: Sequence[Row]) -> Average:
+    accuracies = [v for row in rows if (v := row.figures[label].accuracy.value) is not None]
+    speedups = [
+        gain.speedup
+        for row in rows
+        if (gain := row.gains.get(label)) is not None and gain.speedup is not None
+    ]
+    return Average(accuracy=mean(accuracies), speedup=mean(speedups))

@@ -1,4 +1,4 @@
-"""How a demo goes, what it came to, and one query's way are shown on a terminal here.
+"""How a run goes, and what runs came to, are shown on a terminal here.
 
 It refuses to know how figures are made. Where nobody watches, lines take the place of a live table.
 """
@@ -6,13 +6,12 @@ It refuses to know how figures are made. Where nobody watches, lines take the pl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,41 +23,61 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from speceyes.bench.gallery import Passage, passages
+from speceyes.bench.comparison import NAMES, Comparison
+from speceyes.bench.grids import Point
+from speceyes.bench.insight import Insight
 from speceyes.bench.records import Method, Record
-from speceyes.bench.stats import Interval, Share, mean
-from speceyes.bench.summary import ALL, Comparison, Summary
-from speceyes.events import (
-    Answer,
-    Event,
-    FellBack,
-    Gated,
-    PhaseEnded,
-    Screened,
-    Speculated,
-    ToolFinished,
-    TurnFinished,
-)
+from speceyes.bench.stats import Interval, Share
+from speceyes.bench.summary import Figures, Gain, Summary, was_screened
 
-NAMES: Final[dict[Method, str]] = {
-    "baseline": "agent alone",
-    "speceyes": "SpecEyes",
-    "small": "small alone",
-}
-_REFRESH_S: Final = 0.5  # drawing takes the models' time: seldom, and for both methods alike
+_REFRESH_S: Final = 0.5  # drawing takes the models' time: seldom, and for all methods alike
 _LINE_EVERY: Final = 40  # records, where nobody watches
-_WIDE: Final = 112  # columns of text from which on the table is whole
+_WIDE: Final = 118  # columns of text from which on the table is whole
 _MISSING: Final = "–"
+_SETTINGS: Final = ("definition", "aggregation", "k", "threshold")
+
+
+class Tally:
+    """Count what one method has so far: memory does not grow with the run."""
+
+    def __init__(self) -> None:
+        self.answered = self.right = self.failed = self.screened = self.accepted = 0
+        self.seconds = 0.0
+        self.zooms = 0
+
+    def add(self, record: Record) -> None:
+        """Count one record in."""
+        self.answered += 1
+        self.right += record.is_right
+        self.failed += record.text is None
+        self.seconds += record.elapsed_s
+        self.zooms += record.depth
+        self.screened += was_screened(record)
+        self.accepted += record.speculation is not None and record.speculation.accepted
+
+    def row(self, method: Method) -> tuple[str, ...]:
+        """Give what the live table shows of it."""
+        has_funnel = method == "speceyes"
+        return (
+            NAMES[method],
+            str(self.answered),
+            _percent(Share(self.right, self.answered).value),
+            str(self.failed),
+            _number(self.seconds / self.answered if self.answered else None, 2),
+            _number(self.zooms / self.answered if self.answered else None, 2),
+            _number(Share(self.screened, self.answered).value if has_funnel else None, 2),
+            _number(Share(self.accepted, self.screened).value if has_funnel else None, 2),
+        )
 
 
 class LiveProgress:
-    """Show how far a demo is and what it has so far. A `Watcher`; use it within `with`."""
+    """Show how far a run is and what it has so far. A `run.Watcher`; use it within `with`."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
         self._drawn_s = 0.0
-        self._seen: dict[Method, list[Record]] = {"baseline": [], "speceyes": [], "small": []}
+        self._seen: dict[Method, Tally] = {}
         self._progress = Progress(
             TextColumn("{task.description:<18}"),
             BarColumn(bar_width=28),
@@ -80,13 +99,13 @@ class LiveProgress:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def begins(self, stage: str, items: int) -> None:
-        """Begin a stage with so many items to come."""
+    def begins(self, stage: str, items: int, *, done: int = 0) -> None:
+        """Begin a stage with so many items, some of them done before."""
         if self._task is not None:
             self._progress.update(self._task, visible=False)
-        self._task = self._progress.add_task(stage, total=items or None)
+        self._task = self._progress.add_task(stage, total=items or None, completed=done)
         if not self._console.is_terminal:
-            self._console.print(f"{stage} ({items})")
+            self._console.print(f"{stage} ({items})" + (f", {done} done before" if done else ""))
         self._draw(at_once=True)
 
     def advances(self) -> None:
@@ -97,8 +116,8 @@ class LiveProgress:
 
     def saw(self, record: Record) -> None:
         """Count a record in."""
-        self._seen[record.method].append(record)
-        count = sum(map(len, self._seen.values()))
+        self._seen.setdefault(record.method, Tally()).add(record)
+        count = sum(tally.answered for tally in self._seen.values())
         if not self._console.is_terminal and count % _LINE_EVERY == 0:
             self._console.print(f"  {count} answered")
         self.advances()
@@ -110,154 +129,190 @@ class LiveProgress:
             self._live.update(Group(self._table(), self._progress), refresh=True)
 
     def _table(self) -> Table:
-        table = _plain_table("", "answered", "right", "seconds each", "zooms each")
-        for method, records in self._seen.items():
-            table.add_row(
-                NAMES[method],
-                str(len(records)),
-                _percent(Share.of([record.is_right for record in records]).value),
-                _number(mean([record.elapsed_s for record in records]), 2),
-                _number(mean([record.depth for record in records]), 2),
-            )
+        columns = ("answered", "right", "failed", "seconds", "zooms", "beta", "alpha")
+        table = _plain_table("", *columns)
+        for method in NAMES:
+            if method in self._seen:
+                table.add_row(*self._seen[method].row(method))
         return table
 
 
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Show all that was run on one suite: the table, then what it has no room for."""
+    suite, summary = comparison.suite, comparison.summary
+    asked = f"{suite.source}: {summary.compared} of {suite.total} items, by all methods"
+    console.print(asked, style="bold", highlight=False)
+    for split, (found, released) in suite.deviations.items():
+        console.print(f"{split} has {found} items here, {released} in the release", style="yellow")
+    if comparison.missing:
+        told = f"{comparison.missing} answers are still to come: these figures are partial"
+        console.print(told, style="yellow")
+    console.print(summary_table(summary, width=console.width))
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    for name, text in _facts(summary, comparison.insight):
+        facts.add_row(name, text)
+    console.print(facts)
+
+
 def summary_table(summary: Summary, *, width: int) -> Table:
-    """Put both methods side by side, split by split, with intervals; narrow terminals get less."""
-    columns = _COLUMNS if width >= _WIDE else _COLUMNS[:-_LEFT_OUT]
-    table = _plain_table("", *(name for name, _ in columns))
-    for row in summary.rows:
-        whole = row.name == ALL
-        cells = [
-            f"{value}\n[dim]{below}[/dim]" for value, below in (cell(row) for _, cell in columns)
-        ]
-        table.add_row(row.name, *cells, style="bold" if whole else "")
+    """Put all entrants below one another, split by split; narrow terminals get no intervals."""
+    is_wide = width >= _WIDE
+    columns = _COLUMNS if is_wide else _COLUMNS[:-_LEFT_OUT]
+    table = _plain_table("", "", *(name for name, _ in columns))
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    rows = summary.splits if len(summary.splits) > 1 else ()
+    for row in (*rows, summary.overall):
+        whole = row is summary.overall
+        for index, (label, figures) in enumerate(row.figures.items()):
+            gain = row.gains.get(label)
+            cells = [_lines(*cell(figures, gain), is_wide=is_wide) for _, cell in columns]
+            name = "" if index else row.name
+            last = index == len(row.figures) - 1
+            table.add_row(name, label, *cells, style="bold" if whole else "", end_section=last)
     return table
 
 
-def summary_facts(summary: Summary) -> Table:
-    """Say what the table has no room for."""
-    whole, small, agent = summary.overall, summary.small, summary.agent
-    routes = ", ".join(f"{route} {count}" for route, count in sorted(summary.routes.items()))
-    rejects = ", ".join(f"{why} {count}" for why, count in sorted(summary.reject_reasons.items()))
-    facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_row("routes", (routes or "none") + (f"; rejected: {rejects}" if rejects else ""))
-    facts.add_row("screen", f"{_share(summary.screened_right)} sent the right way")
-    guessing = f"guessing gives {_percent(small.chance_hard)}"
-    facts.add_row("small", f"easy {_share(small.easy)}, hard {_share(small.hard)}; {guessing}")
-    facts.add_row("", f"AUROC of its scores {_number(small.auroc, 3)}")
-    facts.add_row("agent", f"easy {_share(agent.easy)}, hard {_share(agent.hard)}")
-    facts.add_row("", f"zooms on the target, hard items: {_share(agent.zooms_on_target)}")
-    first, then = (_number(m.latency_p50_s, 2) for m in (whole.baseline, whole.speceyes))
-    facts.add_row("latency", f"median {first} s > {then} s")
-    return facts
+def show_points(console: Console, points: Sequence[Point], *, agent_accuracy: float) -> None:
+    """Show what gates would have given: the settings that differ, then all items, then splits."""
+    settings = {name: {getattr(p.spec, name) for p in points} for name in _SETTINGS}
+    moved = [name for name in _SETTINGS if len(settings[name]) > 1] or ["threshold"]
+    splits = list(dict.fromkeys(name for point in points for name in point.splits))
+    shown = splits if len(splits) > 1 and console.width >= _WIDE else []
+    table = _plain_table(*moved, "accepted", "right", "speedup", *shown)
+    for point in points:
+        whole = point.whole
+        table.add_row(
+            *(_setting(getattr(point.spec, name)) for name in moved),
+            _percent(whole.accepted),
+            _percent(whole.accuracy),
+            _times(whole.speedup),
+            *(
+                f"{_percent(point.splits[n].accuracy)} {_times(point.splits[n].speedup)}"
+                for n in shown
+            ),
+        )
+    console.print(table)
+    console.print(f"agent alone: {_percent(agent_accuracy)}, 1.00x", highlight=False)
 
 
-def show_event(console: Console, event: Event) -> None:
-    """Show one step of a query's way; most events need no line."""
-    for label, text in _describe(event):
-        _show(console, label, text)
+def counts_table(rows: Mapping[str, Mapping[str, int]], columns: Sequence[str]) -> Table:
+    """Show counts, a row for each name, a column for each kind."""
+    table = _plain_table("", *columns)
+    for name, counts in rows.items():
+        table.add_row(name, *(str(counts.get(column, 0)) for column in columns))
+    return table
 
 
-def show_answer(console: Console, answer: Answer) -> None:
-    """Show where a query's way ended, and what it took."""
-    zooms = f"{answer.depth} zoom{'' if answer.depth == 1 else 's'}"
-    spent = f"{answer.elapsed_s:.2f} s, {zooms}, {answer.usage.completion_tokens} tokens said"
-    _show(console, "answer", f"[bold]{_escaped(answer.text)}[/bold]  ({answer.route}; {spent})")
+def _setting(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _describe(event: Event) -> Iterator[tuple[str, str]]:
-    match event:
-        case Screened(p_tool=p_tool, needs_tool=needs):
-            found = "cannot tell" if p_tool is None else f"p(needs a tool) = {p_tool:.3f}"
-            yield "I screen", f"{found}: {'ask the agent' if needs else 'no tool needed'}"
-        case Speculated(generation=generation):
-            yield "II speculate", f"the small model says [bold]{_escaped(generation.text)}[/bold]"
-        case Gated(verdict=verdict):
-            reason = verdict.reason.replace("_", " ")
-            scored = "not scored"
-            if verdict.score is not None:
-                scored = f"score {verdict.score:.2f}, threshold {verdict.threshold:.2f}"
-            yield "III gate", f"{scored}: [bold]{reason}[/bold]"
-        case FellBack(reason=reason):
-            yield "IV fall back", f"the agent answers ({reason.replace('_', ' ')})"
-        case TurnFinished(turn=turn, generation=generation):
-            for index, passage in enumerate(passages(generation.text)):
-                yield "" if index else f"  turn {turn}", _said(passage)
-        case ToolFinished(observation=observation):
-            if observation.error is not None:
-                yield "", f"[red]told: {_escaped(observation.error)}[/red]"
-            for box in observation.boxes_px:
-                corners = f"{box.left_px}, {box.top_px} to {box.right_px}, {box.bottom_px}"
-                yield "", f"sees {corners} (pixels of the original)"
-        case PhaseEnded(error=error) if error is not None:
-            yield "", f"[red]{_escaped(str(error))}[/red]"
-        case _:
-            return
+def _facts(summary: Summary, insight: Insight) -> Iterator[tuple[str, str]]:
+    if len(summary.splits) > 1:
+        yield "average", "; ".join(_averages(summary)) + " (splits count alike)"
+    label = summary.label_of("speceyes")
+    if label is not None:
+        rejects = _counted(summary.reject_reasons[label])
+        told = f"; rejected: {rejects}" if rejects else ""
+        yield "routes", (_counted(summary.routes[label]) or "none") + told
+    for name, mishaps in summary.mishaps.items():
+        if mishaps:
+            yield "failed", f"{name}: {_counted(mishaps)}"
+    if summary.left_out:
+        yield "left out", f"{summary.left_out} answers to items that not all methods ended"
+    if insight.screened_right is not None:
+        yield "screen", f"{_share(insight.screened_right)} sent the right way"
+    yield from _parts(insight)
 
 
-def _show(console: Console, label: str, text: str) -> None:
-    line = Table.grid(padding=(0, 1, 0, 0))
-    line.add_column(width=13, style="cyan", no_wrap=True)
-    line.add_column()
-    line.add_row(label, text)
-    console.print(line)
+def _parts(insight: Insight) -> Iterator[tuple[str, str]]:
+    small, agent, proposing = insight.small, insight.agent, insight.proposing
+    if small is not None:
+        if small.hard.count:
+            guessing = f"guessing gives {_percent(small.chance_hard)}"
+            yield "small", f"easy {_share(small.easy)}, hard {_share(small.hard)}; {guessing}"
+        yield "gate", f"AUROC of the small model's scores {_number(small.auroc, 3)}"
+    if agent is not None and agent.hard.count:
+        yield "agent", f"easy {_share(agent.easy)}, hard {_share(agent.hard)}"
+        yield "", f"zooms on the target, hard items: {_share(agent.zooms_on_target)}"
+    if proposing is not None:
+        told = f"{_share(proposing.accepted)} of {proposing.accepted.count} proposals accepted"
+        yield "SpecReason", f"{told}, {proposing.unscored} without a score"
 
 
-def _said(passage: Passage) -> str:
-    match passage.tag:
-        case "think":
-            return f"[dim]{_escaped(passage.text)}[/dim]"
-        case "answer":
-            return f"answers [bold]{_escaped(passage.text)}[/bold]"
-        case _:
-            return _escaped(passage.text)
+def _averages(summary: Summary) -> Iterator[str]:
+    for label, average in summary.averages.items():
+        speedup = "" if average.speedup is None else f", {_times(average.speedup)}"
+        yield f"{label} {_percent(average.accuracy)}{speedup}"
 
 
-def _escaped(text: str) -> str:
-    return escape(text.strip())
+def _counted(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in ordered)
 
 
-def _items(row: Comparison) -> tuple[str, str]:
-    base, ours = row.baseline, row.speceyes
-    failed = f"{base.failed}, {ours.failed} failed" if base.failed or ours.failed else ""
-    return str(ours.accuracy.count), failed
+def _items(figures: Figures, _: Gain | None) -> tuple[str, str]:
+    notes = [f"{figures.failed} failed"] if figures.failed else []
+    notes += [f"{figures.undecided} undecided"] if figures.undecided else []
+    return str(figures.accuracy.count), ", ".join(notes)
 
 
-def _accuracy(share: Share) -> tuple[str, str]:
-    return _percent(share.value), _bounds(
-        share.interval, lambda v: f"{100 * v:.1f}".replace("100.0", "100")
-    )
+def _accuracy(figures: Figures, _: Gain | None) -> tuple[str, str]:
+    return _percent(figures.accuracy.value), _percent_bounds(figures.accuracy.interval)
 
 
-def _ratio(share: Share) -> tuple[str, str]:
+def _points_cell(_: Figures, gain: Gain | None) -> tuple[str, str]:
+    if gain is None:
+        return "", ""
+    interval = gain.difference_interval
+    bounds = "" if interval is None else f"{_points(interval.low)} to {_points(interval.high)}"
+    return _points(gain.difference), bounds
+
+
+def _speedup(_: Figures, gain: Gain | None) -> tuple[str, str]:
+    if gain is None:
+        return "", ""
+    return _times(gain.speedup), _bounds(gain.speedup_interval, lambda v: f"{v:.2f}")
+
+
+def _ratio(share: Share | None) -> tuple[str, str]:
+    if share is None:
+        return "", ""
     bounds = _bounds(share.interval, lambda v: f"{v:.2f}".removeprefix("0"))
     return _number(share.value, 2), bounds
 
 
-# What each column says of a row: a figure, and what is below it.
-_COLUMNS: Final[tuple[tuple[str, Callable[[Comparison], tuple[str, str]]], ...]] = (
+def _limit(figures: Figures, gain: Gain | None) -> tuple[str, str]:
+    if figures.beta is None:
+        return "", ""
+    share = None if gain is None else gain.share_of_limit
+    return _times(figures.limit), "" if share is None else f"got {share:.2f}"
+
+
+# What each column says of an entrant: a figure, and what is below it.
+_COLUMNS: Final[tuple[tuple[str, Callable[[Figures, Gain | None], tuple[str, str]]], ...]] = (
     ("items", _items),
-    ("agent", lambda row: _accuracy(row.baseline.accuracy)),
-    ("SpecEyes", lambda row: _accuracy(row.speceyes.accuracy)),
-    ("speedup", lambda r: (_times(r.speedup), _bounds(r.speedup_interval, _two))),
-    ("beta", lambda row: _ratio(row.beta)),
-    ("alpha", lambda row: _ratio(row.alpha)),
-    ("limit\nshare", lambda r: (_times(r.limit), _number(r.share_of_limit, 2))),
-    ("points", lambda row: (_points(row.difference), _point_bounds(row.difference_interval))),
-    (
-        "zooms",
-        lambda row: (f"{_number(row.baseline.depth, 2)}", f"> {_number(row.speceyes.depth, 2)}"),
-    ),
-    (
-        "tokens",
-        lambda row: (
-            f"{_number(row.baseline.completion_tokens, 0)}",
-            f"> {_number(row.speceyes.completion_tokens, 0)}",
-        ),
-    ),
+    ("right", _accuracy),
+    ("points", _points_cell),
+    ("speedup", _speedup),
+    ("beta", lambda figures, _: _ratio(figures.beta)),
+    ("alpha", lambda figures, _: _ratio(figures.alpha)),
+    ("limit", _limit),
+    ("seconds", lambda figures, _: _latency(figures)),
+    ("zooms", lambda figures, _: (_number(figures.depth, 2), "")),
+    ("tokens", lambda figures, _: (_number(figures.completion_tokens, 0), "")),
 )
 _LEFT_OUT: Final = 3  # of the columns, where there is little room
+
+
+def _latency(figures: Figures) -> tuple[str, str]:
+    if figures.latency is None:
+        return _MISSING, ""
+    return _number(figures.latency.mean_s, 2), f"p50 {figures.latency.p50_s:.2f}"
+
+
+def _lines(value: str, below: str, *, is_wide: bool) -> str:
+    return f"{value}\n[dim]{below}[/dim]" if below and is_wide else value
 
 
 def _plain_table(*columns: str) -> Table:
@@ -268,16 +323,16 @@ def _plain_table(*columns: str) -> Table:
 
 
 def _share(share: Share) -> str:
-    value, bounds = _accuracy(share)
-    return f"{value} ({bounds})" if bounds else value
+    bounds = _percent_bounds(share.interval)
+    return f"{_percent(share.value)} ({bounds})" if bounds else _percent(share.value)
+
+
+def _percent_bounds(interval: Interval | None) -> str:
+    return _bounds(interval, lambda v: f"{100 * v:.1f}".replace("100.0", "100"))
 
 
 def _bounds(interval: Interval | None, write: Callable[[float], str]) -> str:
     return "" if interval is None else f"{write(interval.low)}–{write(interval.high)}"
-
-
-def _point_bounds(interval: Interval | None) -> str:
-    return "" if interval is None else f"{_points(interval.low)} to {_points(interval.high)}"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -286,10 +341,6 @@ def _number(value: float | None, digits: int) -> str:
 
 def _times(value: float | None) -> str:
     return _MISSING if value is None else f"{value:.2f}x"
-
-
-def _two(value: float) -> str:
-    return f"{value:.2f}"
 
 
 def _percent(value: float | None) -> str:

@@ -69,7 +69,7 @@ def run_ask(query: "Query", choices: Choices, *, as_json: bool) -> None:
     import anyio
     from rich.console import Console
 
-    from speceyes.bench.terminal import show_answer
+    from speceyes.bench.telling import show_answer
 
     console = Console(quiet=as_json)
     answer = anyio.run(_follow, query, choices, console)
@@ -81,7 +81,7 @@ def run_ask(query: "Query", choices: Choices, *, as_json: bool) -> None:
 
 async def _follow(query: "Query", choices: Choices, console: "Console") -> Answer:
     from speceyes.assemble import arrange
-    from speceyes.bench.terminal import show_event
+    from speceyes.bench.telling import show_event
 
     events: list[Event] = []
     async with arrange(choices) as eyes, aclosing(eyes.stream(query)) as stream:

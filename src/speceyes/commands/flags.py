@@ -27,3 +27,16 @@ UserPrompt = Annotated[
     Path | None, typer.Option(help="File with its user prompt, with {question} in it.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, last.")]
+
+# Which part of which suite.
+SuiteName = Annotated[
+    str, typer.Argument(help="builtin, vstar, hrbench, pope, NAME:DIR, NAME:ORG/NAME, jsonl:FILE.")
+]
+Splits = Annotated[str, typer.Option(help="Splits, parted by commas; all if none.")]
+Seed = Annotated[int, typer.Option(min=0, help="Orders options; draws builtin.")]
+AsReleased = Annotated[
+    bool, typer.Option("--as-released", help="Leave options in the release's order.")
+]
+PerSplit = Annotated[
+    int | None, typer.Option(min=1, help="Only so many of each split, the first ones.")
+]

@@ -1,0 +1,120 @@
+"""A record is written as one line of JSON here, and read back from it as it was.
+
+It refuses to know files. Log-probabilities are kept as their bytes: they are scored again, and
+each bit counts.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from speceyes.bench.grade import Grade
+from speceyes.bench.records import (
+    RECORD_VERSION,
+    Mishap,
+    Proposal,
+    Record,
+    Speculation,
+    Turn,
+)
+from speceyes.errors import InputError
+from speceyes.types import Box, Evidence, Generation, Usage
+
+
+def to_line(record: Record) -> str:
+    """Write a record as one line of JSON, without the line's end."""
+    plain = asdict(replace(record, speculation=None))
+    if record.speculation is not None:
+        said = record.speculation
+        plain["speculation"] = asdict(replace(said, generation=None))
+        if said.generation is not None:
+            plain["speculation"]["generation"] = _plain_generation(said.generation)
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+
+
+def from_line(line: str) -> Record:
+    """Read a record back from its line. Raises: InputError if it is none, or of another version."""
+    try:
+        raw = json.loads(line)
+        if raw["record_version"] != RECORD_VERSION:
+            raise InputError("record", f"version {raw['record_version']}, not {RECORD_VERSION}")
+        return _record(raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError("record", f"{line[:60]!r} is no record ({error!r})") from error
+
+
+def read_records(lines: Iterable[str]) -> Iterator[Record]:
+    """Read records from the lines of a file. Raises: InputError naming the line."""
+    for number, line in enumerate(lines, 1):
+        try:
+            yield from_line(line)
+        except InputError as error:
+            raise InputError(f"records, line {number}", error.message) from error
+
+
+def _record(raw: dict[str, Any]) -> Record:
+    speculation = raw["speculation"]
+    mishap = raw["mishap"]
+    return Record(
+        **{
+            **raw,
+            "options": tuple(raw["options"]),
+            "targets_px": _boxes(raw["targets_px"]),
+            "mishap": None if mishap is None else Mishap(**mishap),
+            "grade": Grade(**raw["grade"]),
+            "speculation": None if speculation is None else _speculation_of(speculation),
+            "released_order": tuple(raw["released_order"]),
+            "turns": tuple(_turn(turn) for turn in raw["turns"]),
+            "usage_by_phase": {
+                name: Usage(**usage) for name, usage in raw["usage_by_phase"].items()
+            },
+        }
+    )
+
+
+def _speculation_of(raw: dict[str, Any]) -> Speculation:
+    scores = {int(k): by_aggregation for k, by_aggregation in raw["scores"].items()}
+    said = raw.get("generation")
+    generation = None if said is None else _generation(said)
+    return Speculation(**{**raw, "scores": scores, "generation": generation})
+
+
+def _turn(raw: dict[str, Any]) -> Turn:
+    made = raw["proposal"]
+    proposal = None if made is None else Proposal(**{**made, "usage": Usage(**made["usage"])})
+    boxes, usage = _boxes(raw["boxes_px"]), Usage(**raw["usage"])
+    return Turn(**{**raw, "boxes_px": boxes, "usage": usage, "proposal": proposal})
+
+
+def _plain_generation(generation: Generation) -> dict[str, Any]:
+    plain = asdict(replace(generation, evidence=None))
+    if generation.evidence is not None:
+        topk, chosen = generation.evidence.logp_topk, generation.evidence.logp_chosen
+        plain["evidence"] = {
+            "shape": list(topk.shape),
+            "logp_topk": base64.b64encode(topk.astype("<f4").tobytes()).decode("ascii"),
+            "logp_chosen": base64.b64encode(chosen.astype("<f4").tobytes()).decode("ascii"),
+        }
+    return plain
+
+
+def _generation(raw: dict[str, Any]) -> Generation:
+    kept = raw["evidence"]
+    evidence = None
+    if kept is not None:
+        topk, chosen = (
+            np.frombuffer(base64.b64decode(kept[name]), dtype="<f4")
+            for name in ("logp_topk", "logp_chosen")
+        )
+        evidence = Evidence(topk.reshape(kept["shape"]), chosen)
+    return Generation(**{**raw, "usage": Usage(**raw["usage"]), "evidence": evidence})
+
+
+def _boxes(raw: list[dict[str, int]]) -> tuple[Box, ...]:
+    return tuple(Box(**box) for box in raw)
