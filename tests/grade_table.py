@@ -398,6 +398,8 @@ ROWS: list[tuple[str, tuple[str, ...], list[tuple[str | None, str, str]]]] = [
             ("about 3", "undecided", "approximate"),
             ("The one in front", "undecided", "a pronoun, no number"),
             ("at least 3", "undecided", "a bound"),
+            ("3 if any", "undecided", "a condition"),
+            ("3 is wrong", "undecided", "a number denied"),
             ("3 adults and 2 children", "undecided", "two counts"),
             ("3rd", "undecided", "an ordinal"),
         ],

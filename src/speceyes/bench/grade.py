@@ -94,14 +94,9 @@ def grade(reply: str | None, truth: str, options: Sequence[str] = ()) -> Grade:
     """
     if options and truth not in options:
         raise QueryError("answer", f"{truth!r} is none of the options {tuple(options)}")
-    said = None if reply is None else spoken(reply)
+    said = spoken(reply or "")
     if said is None:
-        why = (
-            "no answer was given"
-            if reply is None
-            else "no answer was given: the thought has no end"
-        )
-        return Grade("wrong", None, why)
+        return Grade("wrong", None, "no answer was given: the thought has no end")
     if not said.strip():
         return Grade("wrong", None, "no answer was given")
     right = truth if options else _YES_NO.get(bare(folded(truth)), truth)

@@ -20,7 +20,7 @@ from speceyes.bench.reading.wording import (
 _YES: Final = r"(?:yes|yeah|yep|yup)(?!\w)|(?:是的|对的|是|对|有)(?=$|[\s,.;:!。、])"
 # The no of "no dog is there" is an article; one that answers stands apart or before a pronoun.
 _NO: Final = (
-    r"(?:no|nope|nah)(?=$|\s*[,.;:!?\u2013\u2014/(]|\s-\s|\s(?:there|it|its|it's|i|the|this|that|these"
+    r"(?:no|nope|nah)(?=$|\s*[,.;:!?–—/(]|\s-\s|\s(?:there|it|its|it's|i|the|this|that|these"
     r"|those|he|she|they|we|you|because|not)\b)"
     r"|(?:不是的|不是|没有|不|否)(?=$|[\s,.;:!。、])"
 )

@@ -88,7 +88,7 @@ _PADDED: Final = re.compile(r"[+-]?0[0-9]")  # a plate or a code, where the zero
 # A word that makes another number of the one before it, or only nearly that one.
 _SCALES: Final = re.compile(
     r"\b(?:dozens?|hundreds?|thousands?|millions?|billions?|half|halves|quarters?|pairs?|more|less"
-    r"|fewer|plus|minus|times|to|and|point|of|on|at|out)\b"
+    r"|fewer|plus|minus|times|to|and|point|of|on|at|out|is|are)\b"
 )
 _COUNTING: Final = re.compile(
     r"^(?:(?:there (?:are|is|were|was)|there's|(?:i|we) (?:can )?(?:see|count)"

@@ -27,7 +27,7 @@ from speceyes.bench.reading.wording import (
 _NAMED: Final = r"(?:(?:option|choice|answer|letter|选项)\s*)?"
 _LETTER: Final = re.compile(rf"{_NAMED}[(\[]?([a-z])[)\]]?[.:)]?(?:\s?选项)?")
 _LETTER_FIRST: Final = re.compile(
-    rf"{_NAMED}(?:[(\[](?P<a>[a-z])[)\]][.:,]?|(?P<b>[a-z])[.:),\u3001]|(?P<c>[a-z])\s[-\u2013\u2014]"
+    rf"{_NAMED}(?:[(\[](?P<a>[a-z])[)\]][.:,]?|(?P<b>[a-z])[.:),、]|(?P<c>[a-z])\s[-–—]"
     r"|(?P<reasoned>[a-z])\s(?=(?:because|since)\b)|(?P<spaced>[b-z])\s(?=\S))\s*(?P<rest>\S.*)"
 )
 _LETTER_LAST: Final = re.compile(r"(\S.*?),?\s*[(\[](?:option )?([a-z])[)\]]")
@@ -208,7 +208,7 @@ def _explains(rest: str, options: Sequence[str]) -> bool:
 
 
 def _by_amount(said: str, options: Sequence[str]) -> Reading | None:
-    amount = read_amount(said) or read_count(said)
+    amount = read_count(said)
     offered = [read_amount(option) for option in options]
     if amount is None or None in offered:
         return None

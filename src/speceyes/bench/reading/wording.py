@@ -13,48 +13,22 @@ from dataclasses import dataclass
 from typing import Final
 
 _QUOTES: Final = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"'})
-_OUTER: Final = string.whitespace + ".,;:!?\"'`*_" + "\u3002\u3001"
+_OUTER: Final = string.whitespace + ".,;:!?\"'`*_。、"
 _ARTICLE: Final = re.compile(r"(?:a|an|the)\s+(?=\S)")
 # Words that tell nothing apart when a reply consists of them and an option: "It is on the left."
-_FILLERS: Final = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "it",
-        "its",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "they",
-        "in",
-        "on",
-        "at",
-        "to",
-        "of",
-        "with",
-        "color",
-        "colour",
-        "side",
-        "answer",
-    ]
+_FILLER: Final = re.compile(
+    r"a|an|the|its?|is|are|was|were|be|this|that|these|those|there|they|in|on|at|to|of|with"
+    r"|colou?r|side|answer"
 )
 _CONTRACTED: Final = re.compile(r"\b(it|that|there|he|she|this|what)'s\b")
 _WORD: Final = re.compile(r"[+-]?\d+(?:[.,:]\d+)*%?|\w+(?:'\w+)?")
-_SIGN: Final = re.compile(r"[^\w\s.,;:!?\"'()\[\]*%\u3001\u3002]")  # the rest of "€5"
+_SIGN: Final = re.compile(r"[^\w\s.,;:!?\"'()\[\]*%、。]")  # the rest of "€5"
 
 _THOUGHT: Final = re.compile(
-    r"<(think|thinking)>.*?</\1>|\u25c1think\u25b7.*?\u25c1/think\u25b7", re.DOTALL | re.IGNORECASE
+    r"<(think|thinking)>.*?</\1>|◁think▷.*?◁/think▷", re.DOTALL | re.IGNORECASE
 )
-_THOUGHT_END: Final = re.compile(r"</think(?:ing)?>|\u25c1/think\u25b7", re.IGNORECASE)
-_THOUGHT_START: Final = re.compile(r"<think(?:ing)?>|\u25c1think\u25b7", re.IGNORECASE)
+_THOUGHT_END: Final = re.compile(r"</think(?:ing)?>|◁/think▷", re.IGNORECASE)
+_THOUGHT_START: Final = re.compile(r"<think(?:ing)?>|◁think▷", re.IGNORECASE)
 _TAGGED: Final = re.compile(
     r"<(answer|conclusion)>((?:(?!<\1>).)*?)(?:</\1>|\Z)"
     r"|<\|begin_of_box\|>((?:(?!<\|begin_of_box\|>).)*?)(?:<\|end_of_box\|>|\Z)",
@@ -63,17 +37,17 @@ _TAGGED: Final = re.compile(
 _BOXED: Final = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)(?:\}|\Z)")
 _TAGS: Final = re.compile(r"</?(?:answer|conclusion|s)>|<\|[^|<>]{1,40}\|>", re.IGNORECASE)
 _LATEX: Final = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_MARKUP: Final = re.compile(r"\*\*|__|[`{}]|\\[()\[\]]|\$(?!\d)|(?m:^\s*(?:[-*\u2022>]|#+)\s+)")
+_MARKUP: Final = re.compile(r"\*\*|__|[`{}]|\\[()\[\]]|\$(?!\d)|(?m:^\s*(?:[-*•>]|#+)\s+)")
 
 # A sentence ends at a stop, but not at that of a letter: "B. A dog" and "(B). A dog" stay whole.
-_SENTENCE_END: Final = re.compile(r"(?<=[.!?;])(?<!\b[a-z]\.)(?<!\([a-z]\)\.)\s+|(?<=\u3002)\s*")
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?;])(?<!\b[a-z]\.)(?<!\([a-z]\)\.)\s+|(?<=。)\s*")
 _LEAD: Final = re.compile(
     r"\b(?:answer|ans|option|choice|conclusion)\b[\"']?"
     r"(?: to (?:the|this|your) question| here)?\s*"
     r"(?:(?:is|was|would be|should be|must be)\b(?: that\b)?\s*:?|[:=])\s*"
     r"|\bi(?:'d| would|'ll| will)? (?:choose|select|pick|go with)\b:?\s*"
-    r"|\u7b54\u6848\s*(?:\u5e94\u8be5|\u5e94)?(?:\u662f|\u4e3a|\u9009)?\s*:?\s*"
-    r"|\u9009(?:\u62e9)?\s*:?\s*(?=\(?[a-z](?![a-z]))"
+    r"|答案\s*(?:应该|应)?(?:是|为|选)?\s*:?\s*"
+    r"|选(?:择)?\s*:?\s*(?=\(?[a-z](?![a-z]))"
 )
 _TRAIL: Final = re.compile(
     r"(?:(?:so|therefore|thus|hence),? )?(?P<said>\S.{0,120}?) (?:is|are) "
@@ -143,7 +117,8 @@ def content(text: str) -> str:
     'left'
     """
     said = folded(text)
-    return " ".join([word for word in words(said) if word not in _FILLERS] + _SIGN.findall(said))
+    telling = [word for word in words(said) if not _FILLER.fullmatch(word)]
+    return " ".join(telling + _SIGN.findall(said))
 
 
 def is_doubtful(text: str) -> bool:
