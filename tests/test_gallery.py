@@ -11,12 +11,13 @@ from speceyes.bench import thumbnails
 from speceyes.bench.comparison import compare
 from speceyes.bench.gallery import cards, choose, passages
 from speceyes.bench.items import Spoiled
+from speceyes.bench.report import render
 from speceyes.bench.thumbnails import CROP_PX, SCENE_PX, make_small
 from speceyes.errors import SuiteError
 from speceyes.pictures import decode, open_picture
 from speceyes.types import Box
 from tests.pages import ALL, drawn, only, tiny
-from tests.scripted_pair import ListSuite, drawn_run, tiny_items, tiny_run
+from tests.scripted_pair import ListSuite, tiny_items, tiny_run
 
 
 def decoded(uri):
@@ -136,14 +137,26 @@ def test_boxes_are_those_of_another_where_ours_needed_none():
         assert (card.boxed is card.ours) is zoomed
 
 
-def test_boxes_of_a_second_picture_stay_off_the_first():
-    _, items = drawn_run(6, pace=0.02, methods=ALL)
+def test_boxes_of_a_second_picture_are_drawn_and_cut_there():
+    run, (item,) = with_zoom_in_the_second_picture()
+    comparison = compare([run])
+    (card,) = cards(comparison[0].entrants, ListSuite([item]))
+    crop = np.asarray(decoded(card.ours.looks[0].crops[0]).convert("RGB")).mean(axis=(0, 1))
+    assert crop.argmax() == 1  # green is only in the second
+    page = render(comparison, {run.manifest.suite.checksum: ListSuite([item])})
+    first, second = page.split('<svg class="scene"')[1:]
+    assert 'class="zoom line"' not in first
+    assert 'class="zoom line"' in second
+
+
+def with_zoom_in_the_second_picture():
+    item = tiny_items(1)[0]
     pictures = (jpeg(100, 60), jpeg(300, 200, colours=((0, 200, 0), (0, 0, 0))))
-    small = [make_small(picture, [Box(0, 0, 40, 40, n)]) for n, picture in enumerate(pictures)]
-    colours = [np.asarray(decoded(s.crops[0]).convert("RGB")).mean(axis=(0, 1)) for s in small]
-    assert colours[0].argmax() == 0
-    assert colours[1].argmax() == 1
-    assert items
+    item = replace(item, query=replace(item.query, pictures=pictures), targets_px=())
+    (record,) = [r for r in tiny_run().records if (r.method, r.item_id) == ("baseline", "tiny-0")]
+    turns = (replace(record.turns[0], boxes_px=(Box(0, 0, 40, 40, 1),)), *record.turns[1:])
+    run = replace(tiny_run(), records=(replace(record, turns=turns, targets_px=()),))
+    return run, [item]
 
 
 def test_a_crop_is_cut_from_where_the_box_is_however_small_the_picture_is_made():

@@ -1,0 +1,176 @@
+"""The report in a real browser: quiet, whole, within its width, by day and by night."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from speceyes.bench.report import render
+from tests.pages import crowded
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+VIEWS = [(1280, "light"), (1280, "dark"), (420, "light"), (420, "dark")]
+# Texts that stand out of their figure by more than a unit.
+STRAYING = """() => [...document.querySelectorAll("figure svg")].flatMap((svg) => {
+  const { width, height } = svg.viewBox.baseVal;
+  return [...svg.querySelectorAll("text")].filter((text) => {
+    const box = text.getBBox();
+    const [right, bottom] = [box.x + box.width, box.y + box.height];
+    return box.x < -1 || box.y < -1 || right > width + 1 || bottom > height + 1;
+  }).map((text) => `${svg.getAttribute("aria-label")}: ${text.textContent}`);
+})"""
+# Elements that reach beyond the window and are not in a box that scrolls.
+WIDE = """() => [...document.querySelectorAll("main *")].filter((element) =>
+  !element.closest(".scroll") && element.getBoundingClientRect().right > innerWidth + 1
+).map((element) => element.outerHTML.slice(0, 80))"""
+
+
+class Window:
+    """One page in one window, and all that went wrong in it."""
+
+    def __init__(self, page, file: Path) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.goto(file.as_uri())
+
+    def _hear(self, message) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    page = render(*crowded(24), absent={"vstar": "data/vstar is no folder here"})
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(file: Path) -> Iterator[object]:
+    # The file first: while the browser is open, its event loop occupies this thread.
+    if not CHROMIUM.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{CHROMIUM} is missing, and here it must not be: see .ci/run")
+        pytest.skip(f"{CHROMIUM} is missing: install chromium")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def window(browser, file):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield Window(context.new_page(), file)
+    context.close()
+
+
+@pytest.fixture(params=VIEWS, ids=lambda view: "-".join(map(str, view)))
+def view(request, browser, file):
+    width_px, scheme = request.param
+    context = browser.new_context(
+        viewport={"width": width_px, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    yield Window(context.new_page(), file)
+    context.close()
+
+
+def test_nothing_is_complained_of_and_nothing_else_is_asked_for(view, file):
+    assert view.complaints == []
+    assert [url for url in view.requests if not url.startswith("data:")] == [file.as_uri()]
+
+
+def test_nothing_reaches_beyond_the_window(view):
+    assert view.page.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
+    assert view.page.evaluate(WIDE) == []
+
+
+def test_the_words_of_a_figure_stay_inside_it(view):
+    assert view.page.locator("figure svg").count() >= 15
+    assert view.page.evaluate(STRAYING) == []
+
+
+def test_the_page_can_be_looked_at(view, tmp_path):
+    shot = tmp_path / "page.png"
+    view.page.screenshot(path=str(shot), full_page=True)
+    assert shot.stat().st_size > 100_000
+    dark = view.page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    paper = view.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    shades = [int(shade) for shade in re.findall(r"\d+", paper)]
+    assert (max(shades) < 80) == dark
+    assert (min(shades) > 200) != dark
+
+
+def test_every_picture_is_shown(window):
+    broken = "() => [...document.images].filter((image) => !image.naturalWidth).length"
+    assert window.page.locator("article img").count() > 20
+    assert window.page.evaluate(broken) == 0
+
+
+def test_a_wide_table_scrolls_in_its_box_and_keeps_its_names_in_sight(browser, file):
+    context = browser.new_context(viewport={"width": 420, "height": 900})
+    page = Window(context.new_page(), file).page
+    box = page.locator(".scroll").nth(1)
+    assert box.evaluate("box => box.scrollWidth - box.clientWidth") > 200
+    box.evaluate("box => { box.scrollLeft = 400 }")
+    assert box.evaluate("box => box.scrollLeft") == 400
+    name = box.locator("tbody th[scope=row]").first
+    left_px = name.evaluate("cell => cell.getBoundingClientRect().left")
+    assert 0 <= left_px < 60
+    context.close()
+
+
+def test_the_slider_reads_the_curves(window):
+    figure = window.page.locator("figure.sweep").first
+    before = figure.locator("output").text_content()
+    assert re.fullmatch(
+        r"At 5.00: accuracy [\d.]+ %, speedup [\d.]+×, \d+ % of all items accepted.", before
+    )
+    slider = figure.locator("input")
+    slider.evaluate(
+        "slider => { slider.value = slider.max; slider.dispatchEvent(new Event('input')) }"
+    )
+    after = figure.locator("output").text_content()
+    assert after != before
+    assert ", 0 % of all items accepted." in after
+    probe, end = figure.locator(".probe"), figure.locator("svg").get_attribute("data-end")
+    assert probe.get_attribute("hidden") is None
+    assert float(probe.get_attribute("x1")) == float(end)
+
+
+def test_filters_hide_cards_of_their_own_album_and_count_the_rest(window):
+    album, other = (window.page.locator(".album").nth(n) for n in (0, 1))
+    everything = album.locator("article").count()
+    album.get_by_role("button", name="speculative").click()
+    left = album.locator("article:visible")
+    assert 0 < left.count() < everything
+    assert {card.get_attribute("data-route") for card in left.all()} == {"speculative"}
+    album.get_by_role("button", name="position").click()
+    assert {card.get_attribute("data-split") for card in left.all()} <= {"position"}
+    assert album.locator(".shown").text_content() == f"{left.count()} of {everything}"
+    assert other.locator("article:visible").count() == other.locator("article").count()
+    album.get_by_role("button", name="all routes").click()
+    album.get_by_role("button", name="all splits").click()
+    assert left.count() == everything
