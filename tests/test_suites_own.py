@@ -103,6 +103,8 @@ def test_an_answer_is_an_option_word_for_word_or_its_letter(tmp_path, options, s
         (LINE | {"id": True}, "id is to be text or a whole number"),
         (LINE | {"id": 1}, "id 'jsonl-all-1' stands further up"),
         (LINE | {"split": 3}, "split is to be a name, not 3"),
+        (LINE | {"split": ""}, "split is to be a name, not ''"),
+        (LINE | {"split": "unreadable"}, "split is to be a name, not 'unreadable'"),
         ("{'image': 1}", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
         ("[1]", "is no JSON object"),

@@ -93,7 +93,7 @@ def hub_failure(kind):
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("gated", "log in"),
+        ("gated", "ask for access on its page, then log in"),
         ("unknown", "no such dataset, or a private one"),
         ("offline", "HF_HUB_CACHE"),
         ("uncached", "HF_HUB_CACHE"),
