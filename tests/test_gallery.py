@@ -16,7 +16,7 @@ from speceyes.bench.thumbnails import CROP_PX, SCENE_PX, make_small
 from speceyes.errors import SuiteError
 from speceyes.pictures import decode, open_picture
 from speceyes.types import Box
-from tests.pages import ALL, drawn, only, tiny
+from tests.pages import ALL, crowded, drawn, only, tiny
 from tests.scripted_pair import ListSuite, tiny_items, tiny_run
 
 
@@ -201,3 +201,12 @@ def test_words_outside_tags_are_kept():
         ("think", "hm <b>x</b>"),
         (None, "and <answer>star"),
     ]
+
+
+def test_of_several_entrants_of_one_method_the_first_is_on_the_cards():
+    comparison = crowded()[0][0]
+    assert len(comparison.entrants) == 8
+    for card in cards(comparison.entrants, None, count=3):
+        assert card.ours.label == "SpecEyes (concurrency 1)"
+        labels = [other.label for other in card.others]
+        assert labels == ["agent alone (concurrency 1)", "SpecReason", "small alone"]

@@ -101,7 +101,7 @@ def choose(entrants: Sequence[Entrant], count: int = SHOWN) -> list[str]:
     ours = foremost(entrants)
     if ours is None:
         return []
-    rivals = [e for e in entrants if e.method == "baseline" and e is not ours][:1]
+    rivals = [rival for rival in _rivals(entrants, ours) if rival.method == "baseline"]
     slipped = {r.item_id for e in (ours, *rivals) for r in e.records if not r.is_right}
     wrong = [r.item_id for r in ours.records if r.item_id in slipped]
     groups: dict[tuple[str | None, str, bool | None], list[str]] = {}
@@ -123,7 +123,7 @@ def cards(
     ours = foremost(entrants)
     if ours is None:
         return []
-    ranked = [ours, *(entrant for entrant in entrants if entrant is not ours)]
+    ranked = [ours, *_rivals(entrants, ours)]
     by = {entrant.label: {r.item_id: r for r in entrant.records} for entrant in ranked}
     told = {item: _records_of(item, by) for item in wanted}
     made: dict[str, Card] = {}
@@ -153,6 +153,12 @@ def passages(text: str) -> tuple[Passage, ...]:
         end = match.end()
     found.append(Passage(None, text[end:]))
     return tuple(Passage(p.tag, p.text.strip()) for p in found if p.text.strip())
+
+
+def _rivals(entrants: Sequence[Entrant], ours: Entrant) -> list[Entrant]:
+    # The first of every other method; more of the same would only fill the cards.
+    first = {entrant.method: entrant for entrant in reversed(entrants)}
+    return [e for e in entrants if first[e.method] is e and e is not ours]
 
 
 def _records_of(item: str, by: Mapping[str, Mapping[str, Record]]) -> dict[str, Record]:
