@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from speceyes.bench.suites.export import export_suite
 from speceyes.bench.suites.opening import open_suite
 from speceyes.commands.suite import add_suite, inspect_suite, split_names
 from tests.suite_folders import hr_row, make_hrbench, make_vstar
@@ -96,6 +97,13 @@ def test_export_says_which_questions_it_took(tmp_path):
     made = json.loads(done.stdout)
     assert made["counts"] == {"4k": 4, "8k": 4}
     assert made["out"] == str(tmp_path)
+
+
+def test_export_draws_by_the_seed(tmp_path):
+    call("export", "--format", "hrbench", "--out", tmp_path / "a", "--per-split", 4, "--seed", 2)
+    export_suite("hrbench", tmp_path / "b", per_split=4, seed=2)
+    one, other = (open_suite(f"hrbench:{tmp_path / name}").facts for name in "ab")
+    assert one.checksum == other.checksum
 
 
 def test_inspecting_keeps_only_what_is_spoiled(tmp_path):
