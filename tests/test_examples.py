@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 
 import pytest
@@ -85,6 +86,28 @@ def test_the_environment_is_made_anew_when_its_pins_change(tmp_path, monkeypatch
     pins.write_text("inspect_ai==0.0.1\n")
     monkeypatch.setattr(harness_env, "PINS", pins)
     assert not harness_env.is_ready(tmp_path)
+
+
+def stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> None:
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(harness_env, "is_ready", lambda: False)
+    monkeypatch.setattr(harness_env, "build", build)
+
+
+def test_an_environment_that_cannot_be_made_stops_nobody_on_a_laptop(monkeypatch, capsys):
+    stand_in_the_way(monkeypatch)
+    monkeypatch.delenv("CI", raising=False)
+    harness_env.main()
+    assert "tests that need it are skipped" in capsys.readouterr().out
+
+
+def test_an_environment_that_cannot_be_made_fails_continuous_integration(monkeypatch):
+    stand_in_the_way(monkeypatch)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(subprocess.CalledProcessError):
+        harness_env.main()
 
 
 def test_both_harnesses_are_told_of_modules_that_are_packed():
