@@ -125,6 +125,28 @@ def test_the_page_says_what_the_runs_came_to(page):
     assert "Abacus 9000" in told
 
 
+def test_a_row_holds_all_figures_of_its_entrant(page):
+    (comparison,) = drawn(ITEMS)[0]
+    whole = comparison.summary.overall
+    figures, gain = whole.figures["SpecEyes"], whole.gains["SpecEyes"]
+    part = page[page.index("all items <small>") :]
+    row = text_of(part[part.index("</i>SpecEyes") : part.index("</i>SpecReason")])
+    spread = figures.accuracy.interval
+    points = f"{100 * gain.difference:+.1f}".replace("-", "−")
+    assert row.startswith(
+        f"SpecEyes {100 * figures.accuracy.value:.1f} % "
+        f"{100 * spread.low:.1f} to {100 * spread.high:.1f} {points} "
+    )
+    assert (
+        f" {gain.speedup:.2f}× {gain.speedup_interval.low:.2f} to {gain.speedup_interval.high:.2f} "
+        f"{figures.beta.value:.2f} "
+    ) in row
+    assert row.endswith(
+        f" {figures.limit:.2f}× {gain.share_of_limit:.2f} of it {figures.depth:.2f} "
+        f"{figures.completion_tokens:.0f} {figures.prompt_tokens:.0f} read 0 0"
+    )
+
+
 def test_every_entrant_has_its_row_in_every_split(page):
     table = page[page.index('<table class="entrants">') : page.index("</table>")]
     for label in ("agent alone", "SpecEyes", "SpecReason", "small alone"):

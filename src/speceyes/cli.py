@@ -16,6 +16,7 @@ from speceyes.commands.demo import add_demo
 from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
 from speceyes.commands.grade import add_grade
+from speceyes.commands.report import add_report
 from speceyes.commands.suite import add_suite
 from speceyes.commands.sweep import add_sweep
 
@@ -59,7 +60,17 @@ def build_app() -> "typer.Typer":
     ) -> None:
         pass
 
-    for add in (add_demo, add_ask, add_doctor, add_bench, add_grade, add_sweep, add_suite):
+    every = (
+        add_demo,
+        add_ask,
+        add_doctor,
+        add_bench,
+        add_report,
+        add_grade,
+        add_sweep,
+        add_suite,
+    )
+    for add in every:
         add(app)
     return app
 
