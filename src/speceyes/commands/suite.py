@@ -51,18 +51,12 @@ def add_suite(app: "typer.Typer") -> None:
 
     @group.command()
     def show(
-        suite: Annotated[
-            str, typer.Argument(help="builtin, vstar, hrbench, pope, NAME:DIR or jsonl:FILE.")
-        ],
+        suite: flags.SuiteName,
         *,
-        splits: Annotated[str, typer.Option(help="Splits, parted by commas; all if none.")] = "",
-        seed: Annotated[int, typer.Option(min=0, help="Orders options; draws builtin.")] = 0,
-        as_released: Annotated[
-            bool, typer.Option("--as-released", help="Leave options in the release's order.")
-        ] = False,
-        per_split: Annotated[
-            int | None, typer.Option(min=1, help="Only so many of each split, the first ones.")
-        ] = None,
+        splits: flags.Splits = "",
+        seed: flags.Seed = 0,
+        as_released: flags.AsReleased = False,
+        per_split: flags.PerSplit = None,
         as_json: flags.AsJson = False,
     ) -> None:
         """Read a suite through: sizes against the release's, checksum, rows that are spoiled."""
