@@ -219,7 +219,7 @@ def _turns(trace: Trace) -> Iterator[Turn]:
                 reply=kind,
                 detail=detail,
                 forced=event.forced,
-                boxes_px=() if seen is None else seen.boxes_px,
+                boxes_px=() if seen is None else tuple(filter(None, seen.boxes_px)),
                 error=None if seen is None else seen.error,
             )
 
