@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ MalformedReason: TypeAlias = Literal[
     "empty_answer",
     "truncated",
 ]
-PYTHON: Final = "python"  # the tool that runs code, by this name in `ToolCall.tool`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,9 +234,7 @@ class Engine(Protocol):
     """Turn a conversation into a generation. Cancellation comes by anyio cancel scopes."""
 
     @property
-    def name(self) -> str:
-        """Say which engine this is, for usage and errors."""
-        ...
+    def name(self) -> str: ...  # for usage and errors
 
     async def generate(self, request: GenerateRequest) -> Generation:
         """Go on with the conversation. Raises: EngineError."""
@@ -283,9 +280,8 @@ Reply: TypeAlias = FinalAnswer | ToolCall | Malformed
 class Observation:
     """Hold what a tool gave back; `boxes_px[i]` is where in the originals `pictures[i]` comes from.
 
-    A box is None where a picture is no part of an original: code made it. `error` is the model's
-    fault put in words it can act on; a tool's own failure raises ToolError. `repairs` names what
-    was mended in the call before it was run.
+    A box is None where code made the picture. `error` is the model's fault put in words it can act
+    on; a tool's own failure raises ToolError. `repairs` names what was mended in the call.
     """
 
     text: str = ""
@@ -340,44 +336,11 @@ class Tool(Protocol):
     """Do one thing for the agent; one instance serves all queries."""
 
     @property
-    def name(self) -> str:
-        """Say by which name `ToolCall.tool` calls this."""
-        ...
+    def name(self) -> str: ...  # by which `ToolCall.tool` calls it
 
     def open(self, pixels: Pixels) -> AbstractAsyncContextManager[OpenTool]:
         """Take up one query's original pictures; leaving ends all that was begun for it."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notebook:
-    """Say what the code of one family of models finds around it, and how it shows pictures.
-
-    `picture_path` is where an original lies, for the code to open: a template in which {number} and
-    {suffix} (".png") are filled in; all lie in one folder. `picture_name`, if any, is the variable
-    that holds it, decoded. `collects`: pictures whose paths the code printed, those that it showed
-    (`plt.show()`, `image.show()`, `display(image)`), or both.
-    """
-
-    picture_path: str = "/mnt/data/user_images/image_{number}{suffix}"
-    picture_name: str | None = None
-    first_number: int = 1
-    collects: Literal["printed", "shown", "both"] = "both"
-
-    def path_of(self, index: int, picture: Picture) -> str:
-        """Say where the original of this index lies."""
-        # What is not plain is handed in upright and as 8-bit RGB, which makes a PNG of it.
-        suffix = _SUFFIXES.get(picture.media_type, ".png") if picture.is_plain else ".png"
-        return self.picture_path.format(number=self.first_number + index, suffix=suffix)
-
-    def name_of(self, index: int) -> str | None:
-        """Say which variable holds the original of this index."""
-        if self.picture_name is None:
-            return None
-        return self.picture_name.format(number=self.first_number + index)
-
-
-_SUFFIXES: Final[Mapping[str, str]] = {"image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
 class ToolProtocol(Protocol):
@@ -433,14 +396,4 @@ class ToolProtocol(Protocol):
 
     def force_answer(self, query: Query, conversation: Conversation) -> Conversation:
         """Ask for the answer without tools, for the last turn; `conversation` as from `proceed`."""
-        ...
-
-
-@runtime_checkable
-class WritesCode(Protocol):
-    """A `ToolProtocol` whose model writes Python, to be run by the tool of that name."""
-
-    @property
-    def notebook(self) -> Notebook:
-        """Say what its code finds around it."""
         ...
