@@ -64,7 +64,22 @@ ROOMS: dict[str, Room] = {
     "gate": Room(("gate", "screen", "specs", "calibrate"), ("nouns",), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
-    "tools": Room(("tools", "tools.zoom"), ("nouns",), pure=True),
+    "tools": Room(
+        (
+            "tools",
+            "tools.calls",
+            "tools.limits",
+            "tools.refusals",
+            "tools.sandbox",
+            "tools.seccomp",
+            "tools.zoom",
+        ),
+        ("nouns",),
+        pure=True,
+    ),
+    "inside": Room(
+        ("tools.inside", "tools.inside.*"), (), ("PIL", "matplotlib", "numpy")
+    ),  # of another process, with nothing of speceyes but this
     "items": Room(("bench.items",), ("nouns",), pure=True),
     "scenes": Room(
         ("builtin.scenes", "builtin.zones", "builtin.questions", "builtin.suite"),
@@ -80,9 +95,21 @@ ROOMS: dict[str, Room] = {
     ),
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
-        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "wire")
+        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "tools", "wire")
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
+    "code": Room(
+        (
+            "tools.host",
+            "tools.launching",
+            "tools.outcomes",
+            "tools.process",
+            "tools.python",
+            "tools.warm_pool",
+        ),
+        ("nouns", "tools", "inside", "pictures"),
+        ("anyio",),
+    ),
     "shelf": Room(("engines.shelf",)),
     "suites": Room(
         ("bench.suites", "bench.suites.*"),
@@ -105,7 +132,18 @@ ROOMS: dict[str, Room] = {
     ),
     "assembly": Room(
         ("assemble",),
-        (*PURE, "wire", "config", "pictures", "orchestration", "replay", "http", "local", "pair"),
+        (
+            *PURE,
+            "wire",
+            "config",
+            "pictures",
+            "code",
+            "orchestration",
+            "replay",
+            "http",
+            "local",
+            "pair",
+        ),
         ("anyio",),
     ),
     "front": Room(

@@ -125,6 +125,7 @@ def _add_demo(app: "typer.Typer") -> None:
         config: flags.Config = None,
         system_prompt: flags.SystemPrompt = None,
         user_prompt: flags.UserPrompt = None,
+        unsafe_python: flags.UnsafePython = False,
         as_json: flags.AsJson = False,
     ) -> None:
         """Let the agent alone and SpecEyes answer the same questions, and write a report."""
@@ -142,6 +143,7 @@ def _add_demo(app: "typer.Typer") -> None:
                     gate=gate,
                     system_prompt=system_prompt,
                     user_prompt=user_prompt,
+                    unsafe_python=unsafe_python,
                 ),
                 as_json=as_json,
             )

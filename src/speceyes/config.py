@@ -38,7 +38,8 @@ class Settings:
     `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
     what the model sees, for a server set to other bounds than the protocol's release. `degrade`:
     when the agent fails, give the small model's rejected answer, marked as `degraded`, instead of
-    an error.
+    an error. `unsafe_python`: code that a model writes runs without a sandbox, with all the rights
+    of whoever runs this.
     Raises: ConfigError naming the field.
     """
 
@@ -49,6 +50,7 @@ class Settings:
     max_tokens_per_turn: int | None = None
     min_view_px: int | None = None
     max_view_px: int | None = None
+    unsafe_python: bool = False
     max_pictures: int = 32  # that the agent is shown for one query, first views included
     screen_timeout_s: float = 30.0
     speculate_timeout_s: float = 30.0
