@@ -600,7 +600,7 @@ RESULTS = (
     program(
         "shows a picture of too many pixels",
         "from PIL import Image\nImage.new('L', (9000, 9000)).save('big.png')\nprint(os.path.abspath('big.png'))",
-        "is above .* pixels",
+        "it is above .* pixels",
     ),
     program(
         "shows a thin picture",

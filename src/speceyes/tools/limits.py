@@ -21,6 +21,7 @@ class SandboxLimits:
     `block_s` is the wall time of one block, `cpu_s` the processor time of all blocks of a query.
     `memory_bytes` counts addresses, of which libraries take some hundred MiB before any is used;
     `output_bytes` and `files` bound what lies in the output folder, and `file_bytes` one file.
+    `pictures` and `picture_px` bound what one block shows, its pixels added up.
     `warm` processes wait for queries; where `at_once` are taken, a query waits for one.
     Raises: ConfigError naming the field.
     """
@@ -36,7 +37,7 @@ class SandboxLimits:
     threads: int = 32
     code_chars: int = 100_000
     text_chars: int = 8_000
-    pictures: int = 8  # of one block
+    pictures: int = 8
     picture_px: int = 16_777_216
     warm: int = 2
     at_once: int = 16

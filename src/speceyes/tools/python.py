@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.to_thread
 
-from speceyes.errors import ToolError
+from speceyes.errors import PictureTruncated, ToolError
 from speceyes.notebook import PYTHON, Notebook
 from speceyes.pictures import from_rgb
 from speceyes.tools.inside.frames import FrameError
@@ -33,6 +33,8 @@ _WARNING: Final = (
     "it can read and change your files, and use the network.\n"
 )
 _GONE: Final = "all its variables are gone"
+_ATTEMPTS: Final = 3
+_MAX_TOLD_CHARS: Final = 300
 
 
 class PythonTool:
@@ -132,32 +134,32 @@ class Blocks:
             await self._pool.release(cell)
 
     async def _take_cell(self) -> CellProcess:
-        self._cell = cell = await self._pool.acquire()
         pictures = await anyio.to_thread.run_sync(partial(_upright, self._pixels))
-        moved = self._pool.launcher.moved(cell.launch)
-        named = [
-            (
-                _replaced(self._notebook.path_of(i, original), moved),
-                len(data),
-                self._notebook.name_of(i),
-            )
-            for i, (original, data) in enumerate(pictures)
-        ]
-        try:
-            with anyio.fail_after(self._limits.start_s):
-                await cell.say({"pictures": named}, b"".join(data for _, data in pictures))
-                head, _ = await cell.hear(max_body_bytes=0)
-            self._check(head)
-        except (TimeoutError, Ended, FrameError) as error:
-            words = cell.words().strip() or type(error).__name__
-            await self.aclose()
-            raise ToolError(f"a process for code could not be readied: {words[-300:]}") from error
-        return cell
+        words = ""
+        for _ in range(_ATTEMPTS):  # one that waited may have died of what befell the machine
+            self._cell = cell = await self._pool.acquire()
+            try:
+                with anyio.fail_after(self._limits.start_s):
+                    await self._hand_in(cell, pictures)
+            except (TimeoutError, Ended, FrameError) as error:
+                words = cell.words().strip() or f"{type(error).__name__} {error}"
+                await self.aclose()
+            else:
+                return cell
+        raise ToolError(f"no process for code could be readied: {words[-_MAX_TOLD_CHARS:]}")
 
-    def _check(self, head: dict[str, Any]) -> None:
-        # It is still trusted: no code has run in it.
+    async def _hand_in(self, cell: CellProcess, pictures: list[tuple[Picture, bytes]]) -> None:
+        notebook, moved = self._notebook, self._pool.launcher.moved(cell.launch)
+        named = [
+            (_replaced(notebook.path_of(index, picture), moved), len(data), notebook.name_of(index))
+            for index, (picture, data) in enumerate(pictures)
+        ]
+        await cell.say({"pictures": named}, b"".join(data for _, data in pictures))
+        head, _ = await cell.hear(max_body_bytes=0)  # it is still trusted: no code has run in it
         if head.get("locked") is not self._pool.launcher.walls:
             raise FrameError("it did not lock itself up")
+        if head.get("mistake") is not None:
+            raise PictureTruncated("picture", f"{head['mistake']}; send it again")
 
     async def _observe(self, result: Result, repairs: tuple[str, ...]) -> Observation:
         pictures: tuple[Picture, ...] = ()

@@ -78,6 +78,9 @@ class Gallery:
                 self._complaints.append(f"there is no file {missing[0]}; save the image first")
         return self._complaints[0] if self._complaints else None
 
+    def _shown_px(self) -> int:
+        return sum(shown.size[0] * shown.size[1] for shown in self._shown)
+
     def _listen(self) -> None:
         from PIL import Image as Pillow
 
@@ -101,10 +104,10 @@ class Gallery:
             self._complaints.append(f"no more than {self._plan.pictures} images are shown at once")
         elif min(image.size) < 1 or max(image.size) > MAX_ASPECT * min(image.size):
             self._complaints.append(f"an image of {width_px}x{height_px} cannot be shown")
-        elif width_px * height_px > self._plan.picture_px:
+        elif width_px * height_px > self._plan.picture_px - self._shown_px():
             self._complaints.append(
-                f"an image of {width_px}x{height_px} is above {self._plan.picture_px} pixels; "
-                "resize it"
+                f"with an image of {width_px}x{height_px} it is above {self._plan.picture_px} "
+                "pixels; resize it"
             )
         else:
             rgb = _to_rgb(image)
