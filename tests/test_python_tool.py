@@ -3,6 +3,8 @@
 import io
 import os
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +191,39 @@ async def test_cancelling_ends_the_process_and_all_it_holds():
         (seen,) = await run(tool, "print(1)")
     assert seen.text == "1\n"
     assert wait_until(lambda: not descendants())
+
+
+PROGRAM = """
+import anyio
+from speceyes.pictures import DecodedPictures
+from speceyes.notebook import Notebook
+from speceyes.tools.python import PythonTool
+from speceyes.types import ToolCall
+
+async def main():
+    async with PythonTool(Notebook(collects="printed")) as tool:
+        async with tool.open(DecodedPictures(())) as blocks:
+            print("begun", flush=True)
+            await blocks.run(ToolCall("python", {"code": "while True: pass"}, ""))
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.slow
+def test_processes_die_with_a_program_that_is_killed():
+    source = str(Path(host.package_root()))
+    env = os.environ | {"PYTHONPATH": source}
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=env
+    )
+    assert program.stdout.readline() == "begun\n"
+    assert wait_until(lambda: len(descendants(program.pid)) >= 6)
+    begun = descendants(program.pid)
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    assert wait_until(lambda: not any(Path("/proc", str(pid)).exists() for pid in begun))
 
 
 @pytest.mark.slow
