@@ -77,9 +77,6 @@ ROOMS: dict[str, Room] = {
         ("nouns",),
         pure=True,
     ),
-    "inside": Room(
-        ("tools.inside", "tools.inside.*"), (), ("PIL", "matplotlib", "numpy")
-    ),  # of another process, with nothing of speceyes but this
     "items": Room(("bench.items",), ("nouns",), pure=True),
     "scenes": Room(
         ("builtin.scenes", "builtin.zones", "builtin.questions", "builtin.suite"),
@@ -98,6 +95,8 @@ ROOMS: dict[str, Room] = {
         ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "tools", "wire")
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
+    # What runs in another process, where nothing else of speceyes is.
+    "inside": Room(("tools.inside", "tools.inside.*"), (), ("PIL", "matplotlib", "numpy")),
     "code": Room(
         (
             "tools.host",
