@@ -36,6 +36,13 @@ DRAWN = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 PICTURE = encode_png(Pillow.fromarray(DRAWN))
 
 
+@pytest.fixture
+def begun():
+    """Find the processes that the test began; servers of other tests may run beside."""
+    before = descendants()
+    return lambda: descendants() - before
+
+
 def call(code):
     return ToolCall(PYTHON, {"code": code}, code)
 
@@ -183,14 +190,14 @@ async def test_a_call_without_code_is_an_observation_or_our_own_fault():
             await opened.run(ToolCall(PYTHON, {}, ""))
 
 
-async def test_cancelling_ends_the_process_and_all_it_holds():
+async def test_cancelling_ends_the_process_and_all_it_holds(begun):
     async with PythonTool(PRINTED, LIMITS) as tool:
         with anyio.move_on_after(1.0) as scope:
             await run(tool, "while True: pass")
         assert scope.cancelled_caught
         (seen,) = await run(tool, "print(1)")
     assert seen.text == "1\n"
-    assert wait_until(lambda: not descendants())
+    assert wait_until(lambda: not begun())
 
 
 PROGRAM = """
@@ -219,11 +226,11 @@ def test_processes_die_with_a_program_that_is_killed():
     )
     assert program.stdout.readline() == "begun\n"
     assert wait_until(lambda: len(descendants(program.pid)) >= 6)
-    begun = descendants(program.pid)
+    inside = descendants(program.pid)
     program.kill()
     program.wait()
     program.stdout.close()
-    assert wait_until(lambda: not any(Path("/proc", str(pid)).exists() for pid in begun))
+    assert wait_until(lambda: not any(Path("/proc", str(pid)).exists() for pid in inside))
 
 
 @pytest.mark.slow
@@ -240,17 +247,17 @@ async def test_queries_run_side_by_side_and_wait_where_there_is_no_room():
 
 
 @pytest.mark.slow
-async def test_nothing_is_left_when_the_tool_is_closed():
+async def test_nothing_is_left_when_the_tool_is_closed(begun):
     before = open_descriptors()
     for _ in range(2):
         await run_alone("print(1)")
-    assert wait_until(lambda: not descendants())
+    assert wait_until(lambda: not begun())
     assert open_descriptors() <= before + 2  # of the event loop
 
 
-async def test_a_process_that_died_waiting_is_replaced():
+async def test_a_process_that_died_waiting_is_replaced(begun):
     async with PythonTool(PRINTED, LIMITS) as tool:
-        for pid in descendants():
+        for pid in begun():
             os.kill(pid, 9)
         (seen,) = await run(tool, "print(1)")
     assert seen.text == "1\n"
@@ -269,7 +276,9 @@ async def test_without_bubblewrap_the_start_fails_with_the_mend(monkeypatch):
             pass
 
 
-async def test_where_namespaces_are_refused_the_start_fails_with_the_mend(monkeypatch, tmp_path):
+async def test_where_namespaces_are_refused_the_start_fails_with_the_mend(
+    monkeypatch, tmp_path, begun
+):
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
@@ -277,7 +286,7 @@ async def test_where_namespaces_are_refused_the_start_fails_with_the_mend(monkey
     with pytest.raises(ConfigError, match="namespaces are refused here"):
         async with PythonTool(PRINTED):
             pass
-    assert wait_until(lambda: not descendants())
+    assert wait_until(lambda: not begun())
 
 
 async def test_without_a_library_the_start_names_the_extra(monkeypatch):
@@ -287,7 +296,7 @@ async def test_without_a_library_the_start_names_the_extra(monkeypatch):
             pass
 
 
-async def test_without_walls_it_runs_and_says_so_at_every_start(capsys):
+async def test_without_walls_it_runs_and_says_so_at_every_start(capsys, begun):
     path = SHOWN.path_of(0, PICTURE)
     for _ in range(2):
         async with PythonTool(SHOWN, LIMITS, unsafe=True) as tool:
@@ -298,7 +307,7 @@ async def test_without_walls_it_runs_and_says_so_at_every_start(capsys):
         assert [picture.size for picture in seen.pictures] == [(64, 48)]
         assert "ZeroDivisionError" in failed.error
         assert not os.path.exists(seen.text.strip())  # noqa: ASYNC240, PTH110 - it is a glance
-    assert wait_until(lambda: not descendants())
+    assert wait_until(lambda: not begun())
 
 
 class CodeProtocol(TagProtocol):
@@ -307,21 +316,21 @@ class CodeProtocol(TagProtocol):
     notebook = PRINTED
 
 
-async def test_a_protocol_that_writes_code_gets_the_tool():
+async def test_a_protocol_that_writes_code_gets_the_tool(begun):
     engine = ReplayEngine(turns("answer x", latency_s=0.0))
     more = {"policy": "agent_only", "gate": GATE, "sandbox": LIMITS}
     async with SpecEyes(small=engine, large=engine, protocol=CodeProtocol(), **more) as eyes:
         assert set(eyes.funnel.parts.agent.tools) == {"image_zoom_in_tool", PYTHON}
-        assert descendants()
-    assert wait_until(lambda: not descendants())
+        assert begun()
+    assert wait_until(lambda: not begun())
 
 
-async def test_a_protocol_that_writes_none_costs_no_process():
+async def test_a_protocol_that_writes_none_costs_no_process(begun):
     engine = ReplayEngine(turns("answer x", latency_s=0.0))
     more = {"policy": "agent_only", "gate": GATE}
     async with SpecEyes(small=engine, large=engine, protocol=TagProtocol(), **more) as eyes:
         assert set(eyes.funnel.parts.agent.tools) == {"image_zoom_in_tool"}
-        assert not descendants()
+        assert not begun()
 
 
 async def test_the_setting_takes_the_walls_down(capsys):

@@ -62,7 +62,7 @@ READING = (
         "reads a file of the host", "print(attempt(open, '@SECRET@').read())", ABSENT, bare=True
     ),
     program("reads the list of users", "attempt(open, '/etc/passwd')", ABSENT, bare=True),
-    program("reads the passwords", "attempt(open, '/etc/shadow')", ABSENT, bare=True),
+    program("reads the passwords", "attempt(open, '/etc/shadow')", ABSENT),
     program(
         "looks for the secret everywhere",
         """
@@ -704,7 +704,7 @@ RESULTS = (
     program(
         "raises what tells itself without end",
         "class Evil(Exception):\n    def __str__(self): return 'x' * (1 << 27)\nraise Evil",
-        "Evil|MemoryError|xxx",
+        f"Evil|MemoryError|xxx|{TOO_LONG}",
     ),
     program(
         "spoils what runs it",
