@@ -12,7 +12,7 @@ import sys
 EXTRAS = {
     "aiohttp": "http",
     "jinja2": "local or lab",
-    "matplotlib": "lab",
+    "matplotlib": "python",
     "msgspec": "http",
     "rich": "cli",
     "safetensors": "local",

@@ -20,6 +20,7 @@ from speceyes.types import (
     FinalAnswer,
     Image,
     Malformed,
+    Message,
     Observation,
     Picture,
     Query,
@@ -72,12 +73,13 @@ def _lines(name: str) -> Iterator[str]:
         reply = speaker.quarter(seen, index)
         made = protocol.parse(reply, views)
         yield from _read(made)
-        before, conversation, view = (
-            len(conversation),
-            *_look(protocol, query, conversation, reply, made),
-        )
+        before = conversation
+        conversation, view = _look(protocol, query, conversation, reply, made)
         views += (view,)
-        yield from _shown(conversation[before:])
+        yield from _news(before, conversation)
+
+    if speaker.writes_code:
+        yield from _results(protocol, query, conversation, reply)
 
     yield "\n=== an answer"
     reply = speaker.answer("star")
@@ -95,15 +97,26 @@ def _lines(name: str) -> Iterator[str]:
         yield from _shown_reply(reply)
         yield from _read(wrong)
         told = protocol.proceed(query, conversation, reply=reply, outcome=wrong)
-        yield from _shown(told[len(conversation) + 1 :])
+        if speaker.goes_on:
+            yield from _news(conversation, told, said=reply)
+        else:
+            yield from _shown(told[len(conversation) + 1 :])
 
     yield "\n=== a tool that could not do it"
     failed = Observation(error="that part cannot be shown")
-    told = protocol.proceed(query, conversation, reply=speaker.quarter(seen), outcome=failed)
-    yield from _shown(told[-1:])
+    reply = speaker.quarter(seen)
+    told = protocol.proceed(query, conversation, reply=reply, outcome=failed)
+    yield from _news(conversation, told) if speaker.goes_on else _shown(told[-1:])
 
     yield "\n=== the last turn"
-    yield from _shown(protocol.force_answer(query, conversation)[len(conversation) - 1 :])
+    last = protocol.force_answer(query, conversation)
+    if speaker.goes_on:
+        yield from _news(conversation, last)
+        yield "\n=== the last turn, when it is the first"
+        conversation = protocol.opening(query, views[:2])
+        yield from _news(conversation, protocol.force_answer(query, conversation))
+    else:
+        yield from _shown(last[len(conversation) - 1 :])
 
 
 def _facts(protocol) -> Iterator[str]:
@@ -118,8 +131,26 @@ def _facts(protocol) -> Iterator[str]:
         yield json.dumps(json.loads(schema), indent=2)
 
 
+def _results(protocol, query, conversation, reply) -> Iterator[str]:
+    """Show what else code may come to."""
+    crops = tuple(_picture(f"made {n}", (300, 200)) for n in (1, 2))
+    results = {
+        "two images": Observation("one\ntwo\n", crops, (None, None)),
+        "a result in words": Observation("7 red things\n"),
+        "nothing at all": Observation(),
+        "an error": Observation(error="NameError: name 'x' is not defined"),
+        "an error after a result": Observation("7 red things\n", error="took longer than 10 s"),
+        "an error after an image": Observation("one\n", crops[:1], (None,), "ValueError: no"),
+    }
+    for title, outcome in results.items():
+        yield f"\n=== code that brings {title}"
+        told = protocol.proceed(query, conversation, reply=reply, outcome=outcome)
+        yield from _news(conversation, told, said=reply)
+
+
 def _look(protocol, query, conversation, reply, made) -> tuple[Conversation, View]:
-    view = View(_picture("crop", made.arguments["size"]), made.arguments["box"])
+    size, box = made.arguments.get("size", (480, 270)), made.arguments.get("box")
+    view = View(_picture("crop", size), box)
     observation = Observation(pictures=(view.picture,), boxes_px=(view.box_px,))
     return protocol.proceed(query, conversation, reply=reply, outcome=observation), view
 
@@ -131,11 +162,28 @@ def _picture(name: str, size: tuple[int, int]) -> Picture:
 def _shown(conversation: Conversation) -> Iterator[str]:
     for message in conversation:
         yield f"--- {message.role}"
-        yield "".join(
-            part.text if isinstance(part, Text) else f"[{part.picture.data.decode()}]"
-            for part in message.parts
-            if isinstance(part, Text | Image)
-        )
+        yield _written(message)
+
+
+def _news(before: Conversation, after: Conversation, *, said: str | None = None) -> Iterator[str]:
+    """Show what came in, the rest of a turn that goes on included; without what was `said`."""
+    *_, last = before
+    same = after[len(before) - 1]
+    if same != last:
+        more = _written(same).removeprefix(_written(last))
+        yield f"--- {same.role}, going on"
+        yield more if said is None else more.removeprefix(said)
+        yield from _shown(after[len(before) :])
+        return
+    yield from _shown(after[len(before) + (said is not None) :])
+
+
+def _written(message: Message) -> str:
+    return "".join(
+        part.text if isinstance(part, Text) else f"[{part.picture.data.decode()}]"
+        for part in message.parts
+        if isinstance(part, Text | Image)
+    )
 
 
 def _shown_reply(reply: str) -> Iterator[str]:
@@ -147,6 +195,8 @@ def _read(reply: Reply) -> Iterator[str]:
     match reply:
         case FinalAnswer(text, is_open):
             yield f"=> the answer: {text}{' (if the model itself ended there)' if is_open else ''}"
+        case ToolCall(tool, arguments) if "code" in arguments:
+            yield f"=> {tool}:{arguments['code']}"
         case ToolCall(tool, arguments):
             box, more = arguments["box"], {**arguments}
             width, height = more.pop("size")

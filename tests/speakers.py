@@ -24,6 +24,8 @@ class Speaker:
     the same. `nests` if it can zoom into what a
     zoom brought. `scale` is how much a box is enlarged about its centre, `pad` what is then added
     on each side, as a share of the view; `step` to how fine a share of a side boxes are written.
+    `writes_code`: its calls are Python, with no box to be read; `goes_on`: it is told in its own
+    turn, which then goes on.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Speaker:
     scale: float = 1.0
     pad: float = 0.0
     step: float | None = None  # None: whole pixels of the view
+    writes_code: bool = False
+    goes_on: bool = False
 
     @property
     def protocol(self) -> ToolProtocol:
@@ -331,7 +335,109 @@ PIXEL_REASONER = Speaker(
     step=0.0001,
 )
 
+# --- in Python: thyme, deepeyes-v2, pyvision
+
+
+def fenced(code: str) -> str:
+    return f"<code>\n```python\n{code}\n```\n</code>"
+
+
+BAD_CODE = {
+    "no code": ("<code></code>", "missing_argument"),
+    "only a fence": ("<code>\n```python\n```\n</code>", "missing_argument"),
+    "an open fence": ("<code>```</code>", "missing_argument"),
+    "code cut off": ("<code>\n```python\nimage = Image.op", "truncated"),
+    "code in a fence alone": ("```python\nprint(1)\n```", "no_answer_no_call"),
+    "a call of another protocol": (any_zoom(), "no_answer_no_call"),
+}
+ODD_CODE = {
+    "without its closing tag": fenced("print(1)").removesuffix("</code>"),
+    "without a fence": "<code>print(1)</code>",
+    "in a fence without a name": "<code>\n```\nprint(1)\n```\n</code>",
+    "indented": fenced("    print(1)\n    print(2)"),
+    "that holds tags": fenced('print("<answer>star</answer>")'),
+    "and the output imagined": fenced("print(1)") + "<sandbox_output>1</sandbox_output>",
+    "answered in the same breath": fenced("print(1)") + "\n<answer>star</answer>",
+    "two at once": fenced("print(1)") + "\n" + fenced("print(2)"),
+}
+
+
+def cropping(corners: Corners, opened: str, shown: str) -> str:
+    left, top, right, bottom = corners
+    box = f"({left} * w, {top} * h, {right} * w, {bottom} * h)"
+    return fenced(f"{opened}\nw, h = image.size\ncrop = image.crop({box})\n{shown}")
+
+
+THYME = Speaker(
+    "thyme",
+    lambda corners, _, index: (
+        "<think>I look closer.\n"
+        + cropping(
+            corners,
+            f'image = Image.open("/mnt/data/user_images/image_{index + 1}.png")',
+            'path = "/mnt/data/temp_processed_images/crop.png"\ncrop.save(path)\nprint(path)',
+        )
+    ),
+    lambda text: f"\nSo it is.</think>\n<answer>{text}</answer>",
+    {
+        **UNTAGGED,
+        **EMPTY,
+        **BAD_CODE,
+    },
+    {
+        **ODD_CODE,
+        "in a thought": "<think>I count.\n" + fenced("print(1)") + "</think>",
+        "after a thought": thinking(fenced("print(1)")),
+    },
+    writes_code=True,
+    goes_on=True,
+)
+
+DEEPEYES_V2 = Speaker(
+    "deepeyes-v2",
+    lambda corners, _, index: thinking(
+        cropping(corners, f"image = image_{index + 1}", "plt.imshow(crop)\nplt.show()")
+    ),
+    tagged,
+    {
+        **UNTAGGED,
+        **EMPTY,
+        **BAD_CODE,
+        "code only thought of": (f"<think>{fenced('1')}</think>", "no_answer_no_call"),
+    },
+    {**ODD_CODE, "after a thought of code": f"<think>I write <code>.</think>{fenced('print(1)')}"},
+    writes_code=True,
+)
+
+PYVISION = Speaker(
+    "pyvision",
+    lambda corners, _, index: (
+        "I look closer.\n\n"
+        + cropping(corners, f"image = image_clue_{index}", "plt.imshow(crop)\nplt.show()")
+    ),
+    lambda text: f"So it is.\n\n<answer>\n\\boxed{{{text}}}\n</answer>",
+    {
+        "nothing at all": ("", "no_answer_no_call"),
+        "plain words": ("It is a star.", "no_answer_no_call"),
+        **EMPTY,
+        "an empty box": ("<answer>\\boxed{}</answer>", "empty_answer"),
+        **BAD_CODE,
+    },
+    ODD_CODE,
+    writes_code=True,
+)
+
 SPEAKERS = {
     speaker.name: speaker
-    for speaker in (DEEPEYES, CHAIN_OF_FOCUS, QWEN3_VL, QWEN3_5, MINI_O3, PIXEL_REASONER)
+    for speaker in (
+        DEEPEYES,
+        CHAIN_OF_FOCUS,
+        QWEN3_VL,
+        QWEN3_5,
+        MINI_O3,
+        PIXEL_REASONER,
+        THYME,
+        DEEPEYES_V2,
+        PYVISION,
+    )
 }

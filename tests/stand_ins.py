@@ -5,6 +5,7 @@ A query's question is its key in a script, so many queries can share two engines
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from speceyes.agent import Agent
@@ -99,12 +100,32 @@ class Spyglass:
     def __init__(self, pictures=1):
         self.calls = []
         self.count = pictures
+        self.opened = self.closed = 0
+
+    @asynccontextmanager
+    async def open(self, pixels):
+        self.opened += 1
+        try:
+            yield Raised(self, pixels)
+        finally:
+            self.closed += 1
 
     async def run(self, call, pixels):
         self.calls.append(call)
         box = replace(whole(pixels.pictures[0]), right_px=10, bottom_px=10)
         seen = (pixels.cut(box),) * self.count
         return Observation("seen", seen, (box,) * self.count)
+
+
+@dataclass
+class Raised:
+    """A spyglass at one query's pictures."""
+
+    spyglass: Spyglass
+    pixels: StandInPixels
+
+    async def run(self, call):
+        return await self.spyglass.run(call, self.pixels)
 
 
 class Words:

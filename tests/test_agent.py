@@ -1,5 +1,8 @@
 """The agent: turns, tools and budgets; a model's faults are observations, only ends are errors."""
 
+from contextlib import asynccontextmanager
+
+import anyio
 import pytest
 
 from speceyes.agent import Narrator, Sight, ask, request_for
@@ -217,6 +220,42 @@ async def test_a_tool_that_breaks_is_a_tool_error():
     assert isinstance(error.__cause__, OSError)
     assert "spyglass raised OSError: disk full" in str(error)
     assert kinds(events) == ["TurnFinished"]
+
+
+async def test_a_tool_is_opened_at_its_first_call_and_once_for_a_query():
+    spyglass = Spyglass()
+    await run(turns(CALL, CALL, "answer x"), tool=spyglass)
+    assert (spyglass.opened, spyglass.closed, len(spyglass.calls)) == (1, 1, 2)
+
+
+async def test_a_tool_that_is_not_called_is_not_opened():
+    spyglass = Spyglass()
+    await run(turns("answer x"), tool=spyglass)
+    assert spyglass.opened == 0
+
+
+async def test_a_tool_is_closed_when_the_query_is_cancelled():
+    class Slow(Spyglass):
+        async def run(self, call, pixels):
+            await anyio.sleep_forever()
+
+    spyglass = Slow()
+    with anyio.move_on_after(20):
+        await run(turns(CALL), tool=spyglass)
+    assert (spyglass.opened, spyglass.closed) == (1, 1)
+
+
+async def test_a_tool_that_cannot_be_closed_is_a_tool_error():
+    class Stuck(Spyglass):
+        @asynccontextmanager
+        async def open(self, pixels):
+            async with super().open(pixels) as opened:
+                yield opened
+            raise OSError("is stuck")
+
+    error, _, _ = await run(turns(CALL, "answer x"), tool=Stuck())
+    assert isinstance(error, ToolError)
+    assert "closing a tool raised OSError: is stuck" in str(error)
 
 
 async def test_a_tool_that_hides_where_a_picture_comes_from_is_a_tool_error():

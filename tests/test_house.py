@@ -60,11 +60,23 @@ TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transf
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
 # relative to `speceyes`; the first room with a matching one counts.
 ROOMS: dict[str, Room] = {
-    "nouns": Room(("types", "errors", "tables"), (), ("numpy",), pure=True),
+    "nouns": Room(("types", "errors", "notebook", "tables"), (), ("numpy",), pure=True),
     "gate": Room(("gate", "screen", "specs", "calibrate"), ("nouns",), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
-    "tools": Room(("tools", "tools.zoom"), ("nouns",), pure=True),
+    "tools": Room(
+        (
+            "tools",
+            "tools.calls",
+            "tools.limits",
+            "tools.refusals",
+            "tools.sandbox",
+            "tools.seccomp",
+            "tools.zoom",
+        ),
+        ("nouns",),
+        pure=True,
+    ),
     "items": Room(("bench.items",), ("nouns",), pure=True),
     "scenes": Room(
         ("builtin.scenes", "builtin.zones", "builtin.questions", "builtin.suite"),
@@ -80,9 +92,23 @@ ROOMS: dict[str, Room] = {
     ),
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
-        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "wire")
+        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "tools", "wire")
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
+    # What runs in another process, where nothing else of speceyes is.
+    "inside": Room(("tools.inside", "tools.inside.*"), (), ("PIL", "matplotlib", "numpy")),
+    "code": Room(
+        (
+            "tools.host",
+            "tools.launching",
+            "tools.outcomes",
+            "tools.process",
+            "tools.python",
+            "tools.warm_pool",
+        ),
+        ("nouns", "tools", "inside", "pictures"),
+        ("anyio",),
+    ),
     "shelf": Room(("engines.shelf",)),
     "suites": Room(
         ("bench.suites", "bench.suites.*"),
@@ -107,7 +133,18 @@ ROOMS: dict[str, Room] = {
     ),
     "assembly": Room(
         ("assemble",),
-        (*PURE, "wire", "config", "pictures", "orchestration", "replay", "http", "local", "pair"),
+        (
+            *PURE,
+            "wire",
+            "config",
+            "pictures",
+            "code",
+            "orchestration",
+            "replay",
+            "http",
+            "local",
+            "pair",
+        ),
         ("anyio",),
     ),
     "front": Room(

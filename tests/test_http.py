@@ -136,6 +136,18 @@ async def test_evidence_is_asked_for_and_a_final_message_is_continued():
     assert body["messages"][-1] == {"role": "assistant", "content": "It is"}
 
 
+async def test_a_picture_within_the_message_to_go_on_with_stays_in_its_place():
+    looked = Message("assistant", (Text("I look. "), Image(PHOTO), Text("</sandbox_output>")))
+    asked = ask(user("What?"), looked, continue_final_message=True)
+    _, server = await generate(words, asked)
+    (body,) = server.bodies
+    said = body["messages"][-1]
+    assert said["role"] == "assistant"
+    assert [part["type"] for part in said["content"]] == ["text", "image_url", "text"]
+    assert said["content"][-1]["text"] == "</sandbox_output>"
+    assert (body["add_generation_prompt"], body["continue_final_message"]) == (False, True)
+
+
 async def test_calls_go_out_natively_and_tools_answer_them_by_name():
     asked = ask(
         user("What?"),

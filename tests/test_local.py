@@ -22,6 +22,7 @@ WIDE, TALL, SMALL = noise((96, 32), seed=1), noise((40, 90), seed=2), noise((20,
 
 
 SAID = Message("assistant", (Text("yes, the red "),))
+LOOKED = Message("assistant", (Text("yes, the "), Image(SMALL), Text(" is red. ")))
 # Mixed lengths and picture counts; several pictures also side by side.
 REQUESTS = {
     "text": ask("yes or no?", tokens=9, k=5),
@@ -32,6 +33,10 @@ REQUESTS = {
     "continued": replace(
         ask(WIDE, "What is it?", tokens=6, continue_final_message=True),
         messages=(*ask(WIDE, "What is it?").messages, SAID),
+    ),
+    "seen_midway": replace(
+        ask(WIDE, "What is it?", tokens=6, continue_final_message=True),
+        messages=(*ask(WIDE, "What is it?").messages, LOOKED),
     ),
     "screen": ask(TALL, "Is the answer yes or no?", tokens=1, k=20),
 }

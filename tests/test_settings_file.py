@@ -14,6 +14,7 @@ from speceyes.gate import PAPER, GateSpec
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices, load_gate, load_settings
 from speceyes.specs import gate_to_json, gate_to_toml
+from speceyes.tools.limits import SandboxLimits
 
 WHOLE = """
 protocol = "qwen3-vl"
@@ -43,6 +44,10 @@ screen_timeout_s = 5
 [http]
 max_attempts = 2
 stream = false
+
+[sandbox]
+block_s = 5
+warm = 1
 """
 
 
@@ -65,6 +70,7 @@ def test_a_whole_file(tmp_path):
         screen=ScreenSpec(threshold=0.25),
         settings=Settings(max_turns=3, screen_by="small", screen_timeout_s=5.0),
         http=HttpSettings(max_attempts=2, stream=False),
+        sandbox=SandboxLimits(block_s=5.0, warm=1),
         system_prompt="Sieh hin.\r\n ",  # a release's own wording, to the letter
         user_prompt="{question}",
     )
@@ -109,6 +115,9 @@ def test_an_empty_file_chooses_nothing(tmp_path):
         ("[http]\nretries = 3", "http.retries", "is unknown; known are connect_timeout_s"),
         ("[http]\nmax_attempts = 0", "http.max_attempts", "is below 1"),
         ("[http]\nimage_format = 'gif'", "http.image_format", "choose from png, jpeg"),
+        ("[sandbox]\nblocks = 3", "sandbox.blocks", "is unknown; known are block_s"),
+        ("[sandbox]\nwarm = 0", "sandbox.warm", "is not a number above 0"),
+        ("[settings]\nunsafe_python = 1", "settings.unsafe_python", "is to be true or false"),
         ("= 3", "config", "speceyes.toml is no TOML"),
     ],
 )
@@ -152,13 +161,14 @@ def test_flags_go_before_the_file_and_that_before_the_defaults(tmp_path):
         gate="paper",
         system_prompt=tmp_path / "system.txt",
         user_prompt=tmp_path / "user.txt",
+        unsafe_python=True,
     )
     assert made == Choices(
         small="builtin:large",
         large="builtin:small",
         protocol="deepeyes",
         gate=PAPER,
-        settings=Settings(max_turns=3),
+        settings=Settings(max_turns=3, unsafe_python=True),
         system_prompt="Look.",
         user_prompt="{question}!",
     )

@@ -29,13 +29,18 @@ def call(**arguments):
     return ToolCall("image_zoom_in_tool", arguments, "raw")
 
 
+async def zoom(made, pixels):
+    async with ZOOM.open(pixels) as tool:
+        return await tool.run(made)
+
+
 def pixels_of(picture):
     return np.asarray(Pillow.open(io.BytesIO(picture.data)))
 
 
 async def test_the_crop_has_the_very_pixels_of_the_original():
     drawn, picture = scene()
-    seen = await ZOOM.run(call(box=Box(50, 60, 150, 130)), DecodedPictures((picture,)))
+    seen = await zoom(call(box=Box(50, 60, 150, 130)), DecodedPictures((picture,)))
     assert seen.error is None
     assert seen.boxes_px == (Box(50, 60, 150, 130),)
     assert np.array_equal(pixels_of(seen.pictures[0]), drawn[60:130, 50:150])
@@ -51,23 +56,23 @@ async def test_a_view_of_few_pixels_costs_the_crop_none_of_its_own():
     assert view.picture.size == (112, 84)
     reply = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [42, 42, 56, 56]}}'
     made = protocol.parse(reply, (view,))
-    seen = await ZOOM.run(made, pixels)
+    seen = await zoom(made, pixels)
     assert made.arguments["size"] == seen.pictures[0].size == (84, 84)
-    raw = await ZOOM.run(call(box=made.arguments["box"]), pixels)
+    raw = await zoom(call(box=made.arguments["box"]), pixels)
     assert np.array_equal(pixels_of(raw.pictures[0]), drawn[240:320, 240:320])
 
 
 async def test_the_crop_comes_at_the_size_asked_for():
     _, picture = scene()
     asked = call(box=Box(50, 60, 150, 130), size=(112, 84))
-    seen = await ZOOM.run(asked, DecodedPictures((picture,)))
+    seen = await zoom(asked, DecodedPictures((picture,)))
     assert seen.pictures[0].size == (112, 84)
 
 
 async def test_each_picture_of_a_query_can_be_cut():
     pictures = [scene(seed=seed) for seed in (1, 2)]
     pixels = DecodedPictures(tuple(picture for _, picture in pictures))
-    seen = await ZOOM.run(call(box=Box(0, 0, 30, 30, 1)), pixels)
+    seen = await zoom(call(box=Box(0, 0, 30, 30, 1)), pixels)
     assert np.array_equal(pixels_of(seen.pictures[0]), pictures[1][0][:30, :30])
 
 
@@ -78,7 +83,7 @@ async def test_each_picture_of_a_query_can_be_cut():
 )
 async def test_a_box_that_cannot_be_cut_is_an_observation(box):
     _, picture = scene()
-    seen = await ZOOM.run(call(box=box), DecodedPictures((picture,)))
+    seen = await zoom(call(box=box), DecodedPictures((picture,)))
     assert seen.error is not None
     assert seen.error.startswith("that part cannot be shown: ")
     assert (seen.pictures, seen.boxes_px) == ((), ())
@@ -88,11 +93,11 @@ async def test_a_box_that_cannot_be_cut_is_an_observation(box):
 async def test_a_call_without_a_box_is_our_own_fault(arguments):
     _, picture = scene()
     with pytest.raises(ToolError, match="image_zoom_in_tool was called with"):
-        await ZOOM.run(call(**arguments), DecodedPictures((picture,)))
+        await zoom(call(**arguments), DecodedPictures((picture,)))
 
 
 async def test_a_damaged_picture_is_the_callers_fault():
     _, picture = scene()
     damaged = Picture(picture.data[:2000], "image/png", *picture.size)
     with pytest.raises(PictureTruncated):
-        await ZOOM.run(call(box=Box(0, 0, 30, 30)), DecodedPictures((damaged,)))
+        await zoom(call(box=Box(0, 0, 30, 30)), DecodedPictures((damaged,)))

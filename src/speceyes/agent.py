@@ -6,8 +6,10 @@ model does wrong is an observation the model is shown; only what ends the loop i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Protocol
 
 import anyio
@@ -23,6 +25,7 @@ from speceyes.types import (
     Generation,
     Malformed,
     Observation,
+    OpenTool,
     Pixels,
     Query,
     Reply,
@@ -84,7 +87,12 @@ class Agent:
         Only what the protocol reads as an answer is one: untagged words on the last turn are not.
         Raises: EngineError; ToolError if a tool broke; NoAnswer if the budget ended without one.
         """
-        views = sight.views
+        async with Toolbox(self.tools, sight.pixels) as toolbox:
+            return await self._take_turns(query, sight.views, narrator, toolbox=toolbox)
+
+    async def _take_turns(
+        self, query: Query, views: tuple[View, ...], narrator: Narrator, *, toolbox: Toolbox
+    ) -> str:
         conversation = self.protocol.opening(query, views)
         for turn in range(1, self.budget.max_turns + 1):
             forced = turn == self.budget.max_turns or len(views) >= self.max_pictures
@@ -100,7 +108,7 @@ class Agent:
                     f"asked for its answer on turn {turn}, with {len(views)} pictures seen, the "
                     f"agent gave {_kind(reply)}; a larger budget may help"
                 )
-            observation = await self._observe(reply, sight.pixels, self.max_pictures - len(views))
+            observation = await self._observe(reply, toolbox, self.max_pictures - len(views))
             narrator.tell(ToolFinished(*narrator.stamp(), turn, reply, observation))
             outcome = reply if isinstance(reply, Malformed) else observation
             conversation = self.protocol.proceed(
@@ -131,18 +139,58 @@ class Agent:
             return Malformed("unknown_tool", f"there is no tool {reply.tool!r}; there is: {known}")
         return reply
 
-    async def _observe(self, reply: ToolCall | Malformed, pixels: Pixels, room: int) -> Observation:
+    async def _observe(
+        self, reply: ToolCall | Malformed, toolbox: Toolbox, room: int
+    ) -> Observation:
         if isinstance(reply, Malformed):
             return Observation(error=reply.detail)
-        try:
-            seen = await self.tools[reply.tool].run(reply, pixels)
-        except SpecEyesError:
-            raise
-        except Exception as error:
-            raise ToolError(f"{reply.tool} raised {type(error).__name__}: {error}") from error
+        seen = await toolbox.run(reply)
         if len(seen.pictures) != len(seen.boxes_px):
             raise ToolError(f"{reply.tool} does not say where each of its pictures comes from")
         return replace(seen, pictures=seen.pictures[:room], boxes_px=seen.boxes_px[:room])
+
+
+class Toolbox:
+    """One query's tools: each is opened at its first call, and all are closed on leaving.
+
+    What a tool raises that has no name here becomes a ToolError that names the tool.
+    """
+
+    def __init__(self, tools: Mapping[str, Tool], pixels: Pixels) -> None:
+        self._tools = tools
+        self._pixels = pixels
+        self._stack = AsyncExitStack()
+        self._open: dict[str, OpenTool] = {}
+
+    async def __aenter__(self) -> Toolbox:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with _named_by("closing a tool"):
+            await self._stack.__aexit__(kind, error, trace)
+
+    async def run(self, call: ToolCall) -> Observation:
+        """Run one call. Raises: ToolError."""
+        with _named_by(call.tool):
+            if call.tool not in self._open:
+                tool = self._tools[call.tool].open(self._pixels)
+                self._open[call.tool] = await self._stack.enter_async_context(tool)
+            return await self._open[call.tool].run(call)
+
+
+@contextmanager
+def _named_by(tool: str) -> Iterator[None]:
+    try:
+        yield
+    except SpecEyesError:
+        raise
+    except Exception as error:
+        raise ToolError(f"{tool} raised {type(error).__name__}: {error}") from error
 
 
 def request_for(

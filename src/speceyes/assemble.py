@@ -42,11 +42,13 @@ from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
 from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial, small_only
 from speceyes.gate import PAPER, GateSpec
+from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
 from speceyes.protocols import make_protocol
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
-from speceyes.types import Budget, Engine, Query, ToolProtocol
+from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
+from speceyes.types import Budget, Engine, Query, Tool, ToolProtocol
 
 if TYPE_CHECKING:
     from speceyes.builtin.pair import Tuning
@@ -76,10 +78,11 @@ class SpecEyes:
 
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
     threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
-    are a release's own wording, for a protocol given by its name. `http` is for engines on servers.
+    are a release's own wording, for a protocol given by its name. `http` is for engines on servers,
+    `sandbox` for protocols whose models write code.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
-    directory that does not exist, a key that is not set or an extra that is not installed, when
-    entered.
+    directory that does not exist, a key that is not set, an extra that is not installed or a
+    sandbox that cannot be had, when entered.
     """
 
     small: Engine | str = DEFAULT_ENGINE
@@ -90,6 +93,7 @@ class SpecEyes:
     policy: str = DEFAULT_POLICY
     settings: Settings = DEFAULTS
     http: HttpSettings = DEFAULT_HTTP
+    sandbox: SandboxLimits = DEFAULT_LIMITS
     system_prompt: str | None = None
     user_prompt: str | None = None
     _funnel: Funnel | None = field(default=None, init=False, repr=False)
@@ -166,13 +170,14 @@ class SpecEyes:
         gate, screen = self._specs(tuning if is_pair else None)
         is_tuned = isinstance(sources["large"], BuiltinEngine)
         protocol = self._protocol(tuning if is_tuned else None)
+        tools = await self._tools(protocol, stack)
         small = large = await self._open("small", sources["small"], stack)
         if sources["large"] != sources["small"]:
             large = await self._open("large", sources["large"], stack)
         parts = Parts(
             small=small,
             screener={"large": large, "small": small, "none": None}[settings.screen_by],
-            agent=_agent(large, protocol, settings),
+            agent=_agent(large, protocol, settings, tools=tools),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
@@ -189,6 +194,17 @@ class SpecEyes:
                 return engine
             case _:
                 return source
+
+    async def _tools(self, protocol: ToolProtocol, stack: AsyncExitStack) -> tuple[Tool, ...]:
+        from speceyes.tools.zoom import ZoomTool
+
+        if not isinstance(protocol, WritesCode):
+            return (ZoomTool(),)
+        from speceyes.tools.python import PythonTool
+
+        unsafe = self.settings.unsafe_python
+        python = PythonTool(protocol.notebook, self.sandbox, unsafe=unsafe)
+        return (ZoomTool(), await stack.enter_async_context(python))
 
     def _specs(self, tuning: Tuning | None) -> tuple[GateSpec, ScreenSpec]:
         gate, screen = self.gate, self.screen
@@ -245,6 +261,7 @@ def arrange(choices: Choices) -> SpecEyes:
         screen=choices.screen,
         settings=choices.settings,
         http=choices.http,
+        sandbox=choices.sandbox,
         system_prompt=choices.system_prompt,
         user_prompt=choices.user_prompt,
     )
@@ -326,14 +343,14 @@ async def _close(engine: Engine) -> None:
         await engine.aclose()
 
 
-def _agent(engine: Engine, protocol: ToolProtocol, settings: Settings) -> Agent:
-    from speceyes.tools.zoom import ZoomTool
-
-    zoom, budget = ZoomTool(), protocol.budget
+def _agent(
+    engine: Engine, protocol: ToolProtocol, settings: Settings, *, tools: tuple[Tool, ...]
+) -> Agent:
+    budget = protocol.budget
     return Agent(
         engine=engine,
         protocol=protocol,
-        tools={zoom.name: zoom},
+        tools={tool.name: tool for tool in tools},
         budget=Budget(
             max_turns=settings.max_turns or budget.max_turns,
             max_tokens_per_turn=settings.max_tokens_per_turn or budget.max_tokens_per_turn,

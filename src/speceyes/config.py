@@ -40,7 +40,8 @@ class Settings:
     `evidence_k`: candidates a token to ask the small model for, if more than the gate reads.
     `degrade`:
     when the agent fails, give the small model's rejected answer, marked as `degraded`, instead of
-    an error.
+    an error. `unsafe_python`: code that a model writes runs without a sandbox, with all the rights
+    of whoever runs this.
     Raises: ConfigError naming the field.
     """
 
@@ -52,6 +53,7 @@ class Settings:
     max_tokens_per_turn: int | None = None
     min_view_px: int | None = None
     max_view_px: int | None = None
+    unsafe_python: bool = False
     max_pictures: int = 32  # that the agent is shown for one query, first views included
     screen_timeout_s: float = 30.0
     speculate_timeout_s: float = 30.0

@@ -138,6 +138,13 @@ def encode_png(image: PillowImage) -> Picture:
     return Picture(buffer.getvalue(), "image/png", rgb.width, rgb.height)
 
 
+def from_rgb(size: Size, rgb: bytes) -> Picture:
+    """Make a picture of plain pixels: 8-bit RGB, row after row."""
+    from PIL import Image as Pillow
+
+    return encode_png(Pillow.frombytes("RGB", size, rgb))
+
+
 class DecodedPictures:
     """Hold one query's pictures, decoding each at most once. Implements `types.Pixels`."""
 

@@ -20,6 +20,7 @@ from speceyes.gate import PAPER, GateSpec
 from speceyes.screen import ScreenSpec
 from speceyes.specs import gate_from_json, gate_from_toml, read_gate
 from speceyes.tables import as_table, as_text, check_keys, read_table
+from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
 
 GATE_CHOICES: Final = "paper, FILE.json, FILE.toml"
 _KNOWN: Final = (
@@ -33,6 +34,7 @@ _KNOWN: Final = (
     "screen",
     "settings",
     "http",
+    "sandbox",
 )
 
 
@@ -51,6 +53,7 @@ class Choices:
     screen: ScreenSpec | None = None
     settings: Settings = DEFAULTS
     http: HttpSettings = DEFAULT_HTTP
+    sandbox: SandboxLimits = DEFAULT_LIMITS
     system_prompt: str | None = None
     user_prompt: str | None = None
 
@@ -80,6 +83,7 @@ def load_settings(path: str | Path) -> Choices:
         screen=read_table("screen", table["screen"], ScreenSpec) if "screen" in table else None,
         settings=read_table("settings", table.get("settings", {}), Settings),
         http=read_table("http", table.get("http", {}), HttpSettings),
+        sandbox=read_table("sandbox", table.get("sandbox", {}), SandboxLimits),
         **{
             key: read_text(key, file.parent / names[key])
             for key in ("system_prompt", "user_prompt")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
@@ -233,9 +234,7 @@ class Engine(Protocol):
     """Turn a conversation into a generation. Cancellation comes by anyio cancel scopes."""
 
     @property
-    def name(self) -> str:
-        """Say which engine this is, for usage and errors."""
-        ...
+    def name(self) -> str: ...  # for usage and errors
 
     async def generate(self, request: GenerateRequest) -> Generation:
         """Go on with the conversation. Raises: EngineError."""
@@ -281,21 +280,23 @@ Reply: TypeAlias = FinalAnswer | ToolCall | Malformed
 class Observation:
     """Hold what a tool gave back; `boxes_px[i]` is where in the originals `pictures[i]` comes from.
 
-    `error` is the model's fault put in words it can act on; a tool's own failure raises ToolError.
+    A box is None where code made the picture. `error` is the model's fault put in words it can act
+    on; a tool's own failure raises ToolError. `repairs` names what was mended in the call.
     """
 
     text: str = ""
     pictures: tuple[Picture, ...] = ()
-    boxes_px: tuple[Box, ...] = ()
+    boxes_px: tuple[Box | None, ...] = ()
     error: str | None = None
+    repairs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A picture as the model saw it, and the part of an original that it shows."""
+    """A picture as the model saw it, and the part of an original that it shows, if it shows one."""
 
     picture: Picture
-    box_px: Box
+    box_px: Box | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,16 +324,22 @@ class Pixels(Protocol):
         ...
 
 
-class Tool(Protocol):
-    """Do one thing for the agent; the pixels are those of the query's original pictures."""
+class OpenTool(Protocol):
+    """A tool at work on one query; what it keeps between calls is that query's alone."""
 
-    @property
-    def name(self) -> str:
-        """Say by which name `ToolCall.tool` calls this."""
+    async def run(self, call: ToolCall) -> Observation:
+        """Run one call. Raises: ToolError if the tool, not the call, is at fault."""
         ...
 
-    async def run(self, call: ToolCall, pixels: Pixels) -> Observation:
-        """Run one call. Raises: ToolError if the tool, not the call, is at fault."""
+
+class Tool(Protocol):
+    """Do one thing for the agent; one instance serves all queries."""
+
+    @property
+    def name(self) -> str: ...  # by which `ToolCall.tool` calls it
+
+    def open(self, pixels: Pixels) -> AbstractAsyncContextManager[OpenTool]:
+        """Take up one query's original pictures; leaving ends all that was begun for it."""
         ...
 
 

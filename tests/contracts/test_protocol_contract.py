@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from speceyes.notebook import PYTHON, WritesCode
 from speceyes.protocols import PROTOCOLS, make_protocol
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.tools.zoom import ZoomTool
@@ -61,6 +62,14 @@ SEEN = Observation(pictures=(CROP,), boxes_px=(Box(224, 224, 448, 448),))
 WRONG = Malformed("bad_json", "the call is not as it should be")
 
 every_protocol = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+each_that_zooms = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name) for name, case in CASES.items() if not case.speaker.writes_code],
+)
+each_that_writes_code = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name) for name, case in CASES.items() if case.speaker.writes_code],
+)
 each_that_nests = pytest.mark.parametrize(
     "case", [pytest.param(case, id=name) for name, case in CASES.items() if case.speaker.nests]
 )
@@ -168,7 +177,7 @@ def test_an_answer_comes_out_as_it_was_given(case, text):
     assert read.text == text
 
 
-@every_protocol
+@each_that_zooms
 def test_a_call_comes_out_in_original_pixels(case):
     made = case.protocol.parse(case.call, VIEWS)
     assert isinstance(made, ToolCall)
@@ -180,6 +189,41 @@ def test_a_call_comes_out_in_original_pixels(case):
     )
     assert made.tool == ZoomTool().name
     assert made.raw in case.call
+
+
+@each_that_writes_code
+def test_code_comes_out_as_the_model_wrote_it(case):
+    made = case.protocol.parse(case.call, VIEWS)
+    written = case.call.partition("<code>")[2].removesuffix("</code>")
+    assert made == ToolCall(PYTHON, {"code": written}, raw=written.strip())
+
+
+@each_that_writes_code
+def test_its_notebook_says_where_originals_are_as_the_opening_does(case):
+    assert isinstance(case.protocol, WritesCode)
+    notebook = case.protocol.notebook
+    told = words(case.protocol.opening(QUERY, VIEWS))
+    name = notebook.name_of(0)
+    assert (name or notebook.path_of(0, SCENE)) in told
+    assert (notebook.name_of(1) or notebook.path_of(1, OTHER)) in told
+    assert notebook.collects != "both"
+
+
+@each_that_writes_code
+def test_what_code_printed_and_how_it_failed_are_both_told(case):
+    before = case.protocol.opening(QUERY, VIEWS)
+    failed = Observation(text="12 cells\n", error="NameError: name 'x' is not defined")
+    told = words(case.protocol.proceed(QUERY, before, reply=case.call, outcome=failed))
+    assert told.index("12 cells") < told.index(failed.error)
+
+
+@each_that_writes_code
+def test_code_that_shows_nothing_is_told_so_and_the_conversation_goes_on(case):
+    before = case.protocol.opening(QUERY, VIEWS)
+    after = case.protocol.proceed(QUERY, before, reply=case.call, outcome=Observation())
+    told = words(after).partition("</code>")[2].partition("</code>")[2]
+    assert told.strip()
+    assert pictures(after) == pictures(before)
 
 
 @every_protocol
@@ -206,11 +250,13 @@ def test_after_what_is_malformed_the_conversation_goes_on(case, reply, reason):
     wrong = case.protocol.parse(reply, VIEWS)
     after = case.protocol.proceed(QUERY, before, reply=reply, outcome=wrong)
     assert after[: len(before)] == before
-    assert [message.role for message in after[len(before) :]] in (
-        ["assistant", "user"],
-        ["assistant", "tool"],
-    )
-    assert words(after[-2:-1]) == reply
+    roles = [message.role for message in after[len(before) :]]
+    if case.speaker.goes_on:
+        assert roles == ["assistant"]
+        assert words(after[-1:]).startswith(reply)
+    else:
+        assert roles in (["assistant", "user"], ["assistant", "tool"])
+        assert words(after[-2:-1]) == reply
     assert wrong.detail in words(after[-1:])
 
 
@@ -229,7 +275,7 @@ def test_no_reply_whatever_is_an_exception(case, text):
         )
 
 
-@every_protocol
+@each_that_zooms
 @given(st.data())
 def test_whatever_box_is_called_for_the_crop_is_inside_what_its_view_shows(case, data):
     views = draw_views(data.draw, case)
@@ -243,7 +289,7 @@ def test_whatever_box_is_called_for_the_crop_is_inside_what_its_view_shows(case,
         assert max(made.arguments["size"]) <= 200 * min(made.arguments["size"])
 
 
-@every_protocol
+@each_that_zooms
 @given(size=sizes(), wanted=corners())
 def test_a_call_for_a_part_brings_that_part(case, size, wanted):
     seen = case.protocol.view_size(size)
@@ -311,7 +357,9 @@ def test_what_was_imagined_after_a_call_is_forgotten_once_the_call_is_made(case)
     before = case.protocol.opening(QUERY, VIEWS)
     for reply in (case.call + "\nI see a star there.", case.call):
         after = case.protocol.proceed(QUERY, before, reply=reply, outcome=SEEN)
-        assert words(after, "assistant") == case.call
+        said = words(after, "assistant")
+        assert said == case.call or (case.speaker.goes_on and said.startswith(case.call))
+        assert "I see a star" not in said
     for stop in case.protocol.stop:
         cut = case.call.removesuffix(stop)
         after = case.protocol.proceed(QUERY, before, reply=cut, outcome=SEEN)
@@ -340,8 +388,24 @@ def test_forcing_an_answer_only_adds_words(case, outcome):
     assert pictures(after) == pictures(before)
     assert words(after).startswith(words(before))
     assert len(words(after)) > len(words(before))
-    assert words(after, "assistant") == words(before, "assistant")
-    assert after[-1].role == "user"
+    if case.speaker.goes_on and outcome is not None:
+        assert after[:-1] == before[:-1]
+        assert after[-1].role == "assistant"
+    else:
+        assert words(after, "assistant") == words(before, "assistant")
+        assert after[-1].role == "user"
+
+
+@every_protocol
+def test_a_forced_answer_is_read_as_one(case):
+    before = case.protocol.opening(QUERY, VIEWS)
+    before = case.protocol.proceed(QUERY, before, reply=case.call, outcome=SEEN)
+    after = case.protocol.force_answer(QUERY, before)
+    opened = "<answer>" if after[-1].role == "assistant" else ""
+    assert words(after[-1:]).endswith(opened)
+    read = case.protocol.parse(case.speaker.answer("star").rpartition(opened or "\0")[2], VIEWS)
+    assert isinstance(read, FinalAnswer)
+    assert read.text == "star"
 
 
 @every_protocol

@@ -152,11 +152,16 @@ def test_the_crop_covers_what_the_model_pointed_at(size, data):
 def test_zooming_twice_into_one_box_gives_the_same_pixels_of_the_original(box):
     drawn = np.random.default_rng(5).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     pixels = DecodedPictures((encode_png(Pillow.fromarray(drawn)),))
-    crop = run_now(ZoomTool().run(ToolCall("zoom", {"box": box}, ""), pixels)).pictures[0]
+    crop = run_now(zoom(box, pixels)).pictures[0]
     expected = drawn[box.top_px : box.bottom_px, box.left_px : box.right_px]
     assert np.array_equal(np.asarray(Pillow.open(io.BytesIO(crop.data))), expected)
-    again = ToolCall("zoom", {"box": Box(0, 0, *crop.size)}, "")
-    assert run_now(ZoomTool().run(again, DecodedPictures((crop,)))).pictures[0] == crop
+    again = Box(0, 0, *crop.size)
+    assert run_now(zoom(again, DecodedPictures((crop,)))).pictures[0] == crop
+
+
+async def zoom(box, pixels):
+    async with ZoomTool().open(pixels) as tool:
+        return await tool.run(ToolCall("zoom", {"box": box}, ""))
 
 
 def run_now(coroutine):

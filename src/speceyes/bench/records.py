@@ -278,7 +278,7 @@ def _turns(trace: Trace) -> Iterator[Turn]:
                 at_s=event.at_s,
                 engine=event.generation.engine,
                 usage=event.generation.usage,
-                boxes_px=() if seen is None else seen.boxes_px,
+                boxes_px=() if seen is None else tuple(filter(None, seen.boxes_px)),
                 error=None if seen is None else seen.error,
                 proposal=proposed.get(event.turn),
             )

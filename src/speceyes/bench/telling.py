@@ -23,6 +23,7 @@ from speceyes.events import (
     ToolFinished,
     TurnFinished,
 )
+from speceyes.types import Observation
 
 
 def show_event(console: Console, event: Event) -> None:
@@ -57,15 +58,24 @@ def _describe(event: Event) -> Iterator[tuple[str, str]]:
             for index, passage in enumerate(passages(generation.text)):
                 yield "" if index else f"  turn {turn}", _said(passage)
         case ToolFinished(observation=observation):
-            if observation.error is not None:
-                yield "", f"[red]told: {_escaped(observation.error)}[/red]"
-            for box in observation.boxes_px:
-                corners = f"{box.left_px}, {box.top_px} to {box.right_px}, {box.bottom_px}"
-                yield "", f"sees {corners} (pixels of the original)"
+            yield from _observed(observation)
         case PhaseEnded(error=error) if error is not None:
             yield "", f"[red]{_escaped(str(error))}[/red]"
         case _:
             return
+
+
+def _observed(observation: Observation) -> Iterator[tuple[str, str]]:
+    for repair in observation.repairs:
+        yield "", f"mended in the code: {_escaped(repair)}"
+    if observation.error is not None:
+        yield "", f"[red]told: {_escaped(observation.error)}[/red]"
+    for box in observation.boxes_px:
+        if box is None:
+            yield "", "sees a picture that its code made"
+        else:
+            corners = f"{box.left_px}, {box.top_px} to {box.right_px}, {box.bottom_px}"
+            yield "", f"sees {corners} (pixels of the original)"
 
 
 def _show(console: Console, label: str, text: str) -> None:

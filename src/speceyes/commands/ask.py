@@ -44,6 +44,7 @@ def add_ask(app: "typer.Typer") -> None:
         config: flags.Config = None,
         system_prompt: flags.SystemPrompt = None,
         user_prompt: flags.UserPrompt = None,
+        unsafe_python: flags.UnsafePython = False,
         as_json: flags.AsJson = False,
     ) -> None:
         """Answer one question about a picture, and show its way through the phases."""
@@ -60,6 +61,7 @@ def add_ask(app: "typer.Typer") -> None:
                 gate=gate,
                 system_prompt=system_prompt,
                 user_prompt=user_prompt,
+                unsafe_python=unsafe_python,
             )
             run_ask(query, choices, as_json=as_json)
 

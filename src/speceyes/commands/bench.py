@@ -84,6 +84,7 @@ def add_bench(app: "typer.Typer") -> None:
         config: flags.Config = None,
         system_prompt: flags.SystemPrompt = None,
         user_prompt: flags.UserPrompt = None,
+        unsafe_python: flags.UnsafePython = False,
         as_json: flags.AsJson = False,
     ) -> None:
         """Run a suite, item by item, and report; killed, the same command goes on with it."""
@@ -102,6 +103,7 @@ def add_bench(app: "typer.Typer") -> None:
                 gate=gate,
                 system_prompt=system_prompt,
                 user_prompt=user_prompt,
+                unsafe_python=unsafe_python,
             )
             choices = with_screen(with_preset(choices, preset), screen)
             named = parse_concurrency(concurrency, preset, suite=suite.partition(":")[0])

@@ -22,6 +22,7 @@ def chosen(
     gate: str | None = None,
     system_prompt: Path | None = None,
     user_prompt: Path | None = None,
+    unsafe_python: bool = False,
 ) -> Choices:
     """Put flags and settings file together. Raises: ConfigError naming the field."""
     choices = Choices() if config is None else load_settings(config)
@@ -39,4 +40,6 @@ def chosen(
         choices = replace(choices, system_prompt=read_text("system_prompt", system_prompt))
     if user_prompt is not None:
         choices = replace(choices, user_prompt=read_text("user_prompt", user_prompt))
+    if unsafe_python:
+        choices = replace(choices, settings=replace(choices.settings, unsafe_python=True))
     return choices

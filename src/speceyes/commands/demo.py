@@ -43,6 +43,7 @@ def add_demo(app: "typer.Typer") -> None:
         config: flags.Config = None,
         system_prompt: flags.SystemPrompt = None,
         user_prompt: flags.UserPrompt = None,
+        unsafe_python: flags.UnsafePython = False,
         as_json: flags.AsJson = False,
     ) -> None:
         """Let the agent alone and SpecEyes answer the same questions, and write a report."""
@@ -61,6 +62,7 @@ def add_demo(app: "typer.Typer") -> None:
                 gate=gate,
                 system_prompt=system_prompt,
                 user_prompt=user_prompt,
+                unsafe_python=unsafe_python,
             )
             job = Job(
                 suite=open_suite(f"builtin:{items}", seed=seed),

@@ -47,6 +47,7 @@ def add_doctor(app: "typer.Typer") -> None:
         config: flags.Config = None,
         system_prompt: flags.SystemPrompt = None,
         user_prompt: flags.UserPrompt = None,
+        unsafe_python: flags.UnsafePython = False,
         as_json: flags.AsJson = False,
     ) -> None:
         """Look at two engines: what works, what does not, and how to mend it."""
@@ -59,6 +60,7 @@ def add_doctor(app: "typer.Typer") -> None:
                 gate=gate,
                 system_prompt=system_prompt,
                 user_prompt=user_prompt,
+                unsafe_python=unsafe_python,
             )
             sys.exit(run_doctor(choices, as_json=as_json))
 

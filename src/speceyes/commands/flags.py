@@ -26,6 +26,10 @@ SystemPrompt = Annotated[Path | None, typer.Option(help="File with a release's o
 UserPrompt = Annotated[
     Path | None, typer.Option(help="File with its user prompt, with {question} in it.")
 ]
+UnsafePython = Annotated[
+    bool,
+    typer.Option("--unsafe-python", help="Run code that the model writes WITHOUT a sandbox."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, last.")]
 
 # Which part of which suite.

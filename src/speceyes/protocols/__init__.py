@@ -11,10 +11,13 @@ from typing import Final
 from speceyes.errors import ConfigError
 from speceyes.protocols.chain_of_focus import ChainOfFocus
 from speceyes.protocols.deepeyes import DeepEyes
+from speceyes.protocols.deepeyes_v2 import DeepEyesV2
 from speceyes.protocols.mini_o3 import MiniO3
 from speceyes.protocols.pixel_reasoner import PixelReasoner
+from speceyes.protocols.pyvision import PyVision
 from speceyes.protocols.qwen3_5 import Qwen35
 from speceyes.protocols.qwen3_vl import Qwen3VL
+from speceyes.protocols.thyme import Thyme
 from speceyes.types import ToolProtocol
 
 # By the name in settings; all take a `system_prompt` and a `user_prompt`, and check them,
@@ -26,6 +29,9 @@ PROTOCOLS: Final[Mapping[str, Callable[..., ToolProtocol]]] = {
     "qwen3.5": Qwen35,
     "mini-o3": MiniO3,
     "pixel-reasoner": PixelReasoner,
+    "thyme": Thyme,
+    "deepeyes-v2": DeepEyesV2,
+    "pyvision": PyVision,
 }
 
 

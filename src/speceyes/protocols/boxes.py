@@ -64,8 +64,9 @@ def to_original(corners: Corners, extent: Extent, view: View, *, limits: BoxLimi
     """Map a box through the part of the original that the view shows, outwards to whole pixels.
 
     Invariants: the result is inside what the view shows, and keeps the limits as far as that goes.
+    Raises: Unreadable if the view shows no part of an original.
     """
-    whole = view.box_px
+    whole = shown_part(view)
     box = enlarge_box(
         _outwards(corners, extent, whole),
         whole.size,
@@ -84,8 +85,18 @@ def to_original(corners: Corners, extent: Extent, view: View, *, limits: BoxLimi
 def count_originals(views: tuple[View, ...]) -> int:
     """Count the first views: one per original, in order, before those that tools brought."""
     # A later view at place n would have to show original n, of which there are fewer.
-    firsts = takewhile(lambda seen: seen[0] == seen[1].box_px.picture_index, enumerate(views))
+    firsts = takewhile(
+        lambda seen: seen[1].box_px is not None and seen[0] == seen[1].box_px.picture_index,
+        enumerate(views),
+    )
     return sum(1 for _ in firsts)
+
+
+def shown_part(view: View) -> Box:
+    """Say which part of an original the view shows. Raises: Unreadable if code made the picture."""
+    if view.box_px is None:
+        raise Unreadable("bad_box", "that image was made by code; name a part of an original one")
+    return view.box_px
 
 
 def _is_finite(value: object) -> bool:

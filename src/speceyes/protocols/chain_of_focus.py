@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from speceyes.protocols.answers import ANSWER_END
-from speceyes.protocols.boxes import BoxLimits, Corners, read_corners, to_original
+from speceyes.protocols.boxes import BoxLimits, Corners, read_corners, shown_part, to_original
 from speceyes.protocols.calls import (
     CALL,
     CALL_END,
@@ -171,7 +171,7 @@ class ChainOfFocus:
     def _read_call(self, text: str, view: View) -> ToolCall:
         call = read_json(text, end=CALL_END, form=_FORM)
         arguments = read_arguments(call, name=ZOOM, form=_FORM)
-        mistake, box = None, view.box_px
+        mistake, box = None, shown_part(view)
         try:
             corners = _within(read_corners(arguments, form=_FORM), view.picture.size)
         except Unreadable as error:
@@ -194,7 +194,7 @@ class ChainOfFocus:
         width_px, height_px = (
             max(1, round(self.crop_scale * length_px * seen_px / whole_px))
             for length_px, seen_px, whole_px in zip(
-                box.size, view.picture.size, view.box_px.size, strict=True
+                box.size, view.picture.size, shown_part(view).size, strict=True
             )
         )
         # A view is not quite of its picture's aspect, and a thin box may become a thinner crop.

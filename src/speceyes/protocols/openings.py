@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from speceyes.errors import ConfigError
@@ -20,26 +21,37 @@ _FIELDS: Final = ("question", "options")
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
 
 
-def check_user_prompt(template: str | None) -> None:
-    """Refuse a user prompt that cannot be filled in. Raises: ConfigError naming the field."""
+def check_user_prompt(template: str | None, *, more: tuple[str, ...] = ()) -> None:
+    """Refuse a user prompt that cannot be filled in; `more` are placeholders of one's own.
+
+    Raises: ConfigError naming the field.
+    """
     if template is None:
         return
     found = [match[2] for match in _PLACEHOLDER.finditer(template) if match[2]]
-    unknown = [name for name in found if name not in _FIELDS]
+    unknown = [name for name in found if name not in (*_FIELDS, *more)]
     if unknown:
+        *others, last = (f"{{{name}}}" for name in (*_FIELDS, *more))
         raise ConfigError(
             "user_prompt",
-            f"has a placeholder {{{unknown[0]}}}; there are {{question}} and {{options}} only "
+            f"has a placeholder {{{unknown[0]}}}; there are {', '.join(others)} and {last} only "
             f"(write {{{{{unknown[0]}}}}} for the plain word in braces)",
         )
     if "question" not in found:
         raise ConfigError("user_prompt", "has no {question}; put it where the question belongs")
 
 
-def user_text(query: Query, template: str | None, *, instruction: str) -> str:
+def user_text(
+    query: Query,
+    template: str | None,
+    *,
+    instruction: str,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Ask the question: in a release's own words, or plainly, with the instruction after it.
 
-    Options come with the question unless the template has a place of their own for them.
+    Options come with the question unless the template has a place of their own for them; what
+    `more` says by name comes at the end, each in a line of its own, unless it has a place.
     """
     if template is None:
         return f"{question_text(query)}\n{instruction}" if instruction else question_text(query)
@@ -48,10 +60,12 @@ def user_text(query: Query, template: str | None, *, instruction: str) -> str:
     filling = {
         "question": query.question.strip() if apart else question_text(query),
         "options": options_text(query),
+        **more,
     }
-    return _PLACEHOLDER.sub(
+    filled = _PLACEHOLDER.sub(
         lambda found: filling[found[2]] if found[2] else f"{{{found[1]}}}", template
     )
+    return "\n".join((filled, *(text for name, text in more.items() if name not in names)))
 
 
 def repeated(template: str | None, *, instruction: str) -> str:

@@ -5,6 +5,8 @@ It refuses to know protocols and models: boxes come in original pixels, whoever 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from speceyes.errors import PictureShapeError, ToolError
@@ -20,7 +22,20 @@ class ZoomTool:
 
     name: str = "image_zoom_in_tool"
 
-    async def run(self, call: ToolCall, pixels: Pixels) -> Observation:
+    @asynccontextmanager
+    async def open(self, pixels: Pixels) -> AsyncIterator[Zoom]:
+        """Take up one query's pictures; nothing is kept."""
+        yield Zoom(self.name, pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Zoom:
+    """The zoom tool at work on one query. Implements `types.OpenTool`."""
+
+    name: str
+    pixels: Pixels
+
+    async def run(self, call: ToolCall) -> Observation:
         """Cut once. A box that is not inside its picture is the model's fault: an observation.
 
         Raises: ToolError if the call holds no Box; PictureError if the picture is damaged.
@@ -29,7 +44,7 @@ class ZoomTool:
         if not isinstance(box, Box):
             raise ToolError(f"{self.name} was called with {box!r} for a box; give a types.Box")
         try:
-            crop = pixels.cut(box, size)
+            crop = self.pixels.cut(box, size)
         except PictureShapeError as error:
             return Observation(error=f"that part cannot be shown: {error.message}")
         return Observation(pictures=(crop,), boxes_px=(box,))
