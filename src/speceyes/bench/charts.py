@@ -73,7 +73,7 @@ def draw_densities(
     """Lay out the densities of two groups of scores; None if there is no score at all."""
     if not right and not wrong:
         return None
-    ends = (8.0, SMALL_WIDTH - 8.0)
+    ends = (18.0, SMALL_WIDTH - 18.0)  # room for half a mark's label
     x = score_axis([*right, *wrong], ends, keep=threshold, is_share=is_share)
     grid = np.linspace(x.low, x.high, _GRID_POINTS)
     curves = [density(values, grid) for values in (right, wrong)]

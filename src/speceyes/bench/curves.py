@@ -18,7 +18,7 @@ from speceyes.bench.charts import WIDTH
 from speceyes.bench.rescore import Outlook, Sweep
 from speceyes.bench.stats import Interval
 
-ENDS: Final = (52.0, WIDTH - 14.0)  # of horizontal axes
+ENDS: Final = (52.0, WIDTH - 20.0)  # of horizontal axes
 _UPPER: Final = (146.0, 26.0)  # foot and top of a panel
 _LOWER: Final = (300.0, 180.0)
 _SINGLE: Final = (236.0, 26.0)
