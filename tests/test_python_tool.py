@@ -200,6 +200,13 @@ async def test_cancelling_ends_the_process_and_all_it_holds(begun):
     assert wait_until(lambda: not begun())
 
 
+async def test_cancelling_whoever_opened_the_tool_leaves_nothing(begun):
+    with anyio.move_on_after(1.0):
+        async with PythonTool(PRINTED, LIMITS):
+            await anyio.sleep_forever()
+    assert not begun()
+
+
 PROGRAM = """
 import anyio
 from speceyes.pictures import DecodedPictures

@@ -43,13 +43,15 @@ class WarmPool:
 
     async def __aexit__(self, *raised: object) -> None:
         tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(None, None, None)
-        while self._stock:
-            cell = self._stock.popleft()
-            if isinstance(cell, CellProcess):
-                await cell.aclose()
+        try:
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(None, None, None)
+        finally:  # also when whoever opened it was cancelled
+            while self._stock:
+                cell = self._stock.popleft()
+                if isinstance(cell, CellProcess):
+                    await cell.aclose()
 
     async def acquire(self) -> CellProcess:
         """Take a process that waits; it is the taker's until `release`. Raises: ToolError."""
