@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speceyes.bench.axes import Axis, line_through, score_axis
-from speceyes.bench.charts import SMALL_WIDTH, draw_counts, draw_densities, draw_phases
-from speceyes.bench.curves import (
+from speceyes.bench.page.axes import Axis, line_through, score_axis
+from speceyes.bench.page.charts import SMALL_WIDTH, draw_counts, draw_densities, draw_phases
+from speceyes.bench.page.curves import (
     Contender,
     draw_front,
     over_concurrency,
@@ -18,8 +18,8 @@ from speceyes.bench.curves import (
     over_thresholds,
     rolling_window,
 )
+from speceyes.bench.page.sections import lay_out
 from speceyes.bench.rescore import outlook, sweep
-from speceyes.bench.sections import lay_out
 from speceyes.bench.stats import Interval
 from tests.pages import crowded, tiny
 from tests.scripted_pair import GATE

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image as Pillow
 
-from speceyes.bench import thumbnails
 from speceyes.bench.comparison import compare
-from speceyes.bench.gallery import cards, choose, passages
 from speceyes.bench.items import Spoiled
-from speceyes.bench.report import render
-from speceyes.bench.thumbnails import CROP_PX, SCENE_PX, make_small
+from speceyes.bench.page import thumbnails
+from speceyes.bench.page.gallery import cards, choose, passages
+from speceyes.bench.page.report import render
+from speceyes.bench.page.thumbnails import CROP_PX, SCENE_PX, make_small
 from speceyes.errors import SuiteError
 from speceyes.pictures import decode, open_picture
 from speceyes.types import Box

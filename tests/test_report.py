@@ -12,14 +12,14 @@ from rich.console import Console
 
 from speceyes.bench.comparison import compare
 from speceyes.bench.folder import MANIFEST, RECORDS
-from speceyes.bench.gallery import choose
 from speceyes.bench.grade import Grade
 from speceyes.bench.items import Spoiled
 from speceyes.bench.lines import to_line
 from speceyes.bench.manifest import to_json
-from speceyes.bench.published import published
+from speceyes.bench.page.gallery import choose
+from speceyes.bench.page.published import published
+from speceyes.bench.page.report import headline, overview, render
 from speceyes.bench.records import Place, record_of_spoiled
-from speceyes.bench.report import headline, overview, render
 from speceyes.bench.suites.opening import open_suite
 from speceyes.commands.report import open_again, run_report
 from speceyes.errors import ConfigError, SuiteError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from speceyes.bench.report import render
+from speceyes.bench.page.report import render
 from tests.pages import crowded
 
 playwright = pytest.importorskip("playwright.sync_api")

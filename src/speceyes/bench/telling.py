@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from speceyes.bench.gallery import Passage, passages
+from speceyes.bench.page.gallery import Passage, passages
 from speceyes.events import (
     Answer,
     Event,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from speceyes.bench.gallery import SHOWN
+from speceyes.bench.page.gallery import SHOWN
 from speceyes.commands.exits import named_errors
 from speceyes.errors import ConfigError, InputError
 
@@ -71,7 +71,7 @@ def run_report(
 
 def write_page(comparisons: "Sequence[Comparison]", path: Path, *, items: int) -> None:
     """Write the page, with the pictures that can still be had."""
-    from speceyes.bench.report import render
+    from speceyes.bench.page.report import render
 
     suites: dict[str, Suite] = {}
     absent: dict[str, str] = {}

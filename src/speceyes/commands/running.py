@@ -118,7 +118,7 @@ def write_up(
 ) -> None:
     """Leave figures and a page in a folder; `suites`, by checksum, have the page's pictures."""
     from speceyes.bench.document import document as laid_out
-    from speceyes.bench.report import render
+    from speceyes.bench.page.report import render
 
     written = json.dumps((document or laid_out)(comparisons))
     (folder / RESULT).write_text(written + "\n", encoding="utf-8")

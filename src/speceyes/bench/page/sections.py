@@ -12,9 +12,11 @@ from typing import Final, get_args
 
 import numpy as np
 
-from speceyes.bench.charts import Bars, Densities, draw_counts, draw_densities, draw_phases
 from speceyes.bench.comparison import Comparison
-from speceyes.bench.curves import (
+from speceyes.bench.grade import grade
+from speceyes.bench.items import Suite
+from speceyes.bench.page.charts import Bars, Densities, draw_counts, draw_densities, draw_phases
+from speceyes.bench.page.curves import (
     Chart,
     Contender,
     Front,
@@ -25,10 +27,8 @@ from speceyes.bench.curves import (
     over_thresholds,
     rolling_window,
 )
-from speceyes.bench.gallery import Card, cards, foremost
-from speceyes.bench.grade import grade
-from speceyes.bench.items import Suite
-from speceyes.bench.published import Published, published
+from speceyes.bench.page.gallery import Card, cards, foremost
+from speceyes.bench.page.published import Published, published
 from speceyes.bench.records import Method, Record
 from speceyes.bench.rescore import Case, Sweep, at, outlook, sweep
 from speceyes.bench.stats import mean, quantile

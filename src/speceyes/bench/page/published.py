@@ -56,6 +56,6 @@ def published(suite: str, protocol: str) -> dict[str, dict[Method, Published]]:
 
 @cache
 def _read() -> dict[str, Any]:
-    path = files("speceyes.bench").joinpath("data", "published.json")
+    path = files("speceyes.bench.page").joinpath("data", "published.json")
     read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return read

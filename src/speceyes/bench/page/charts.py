@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from speceyes.bench.axes import Axis, area_under, score_axis
+from speceyes.bench.page.axes import Axis, area_under, score_axis
 from speceyes.bench.stats import density
 from speceyes.bench.summary import PHASES, Figures
 

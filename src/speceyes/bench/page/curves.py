@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from speceyes.bench.axes import Axis, line_through, score_axis, steps_along
-from speceyes.bench.charts import WIDTH
+from speceyes.bench.page.axes import Axis, line_through, score_axis, steps_along
+from speceyes.bench.page.charts import WIDTH
 from speceyes.bench.rescore import Outlook, Sweep
 from speceyes.bench.stats import Interval
 

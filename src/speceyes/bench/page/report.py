@@ -11,9 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from speceyes.bench.comparison import NAMES, Comparison
-from speceyes.bench.gallery import SHOWN
 from speceyes.bench.items import Suite
-from speceyes.bench.sections import lay_out
+from speceyes.bench.page.gallery import SHOWN
+from speceyes.bench.page.sections import lay_out
 from speceyes.bench.stats import Interval, mean
 from speceyes.bench.summary import Average, Figures, Gain
 from speceyes.errors import ConfigError
@@ -153,7 +153,7 @@ def _environment() -> jinja2.Environment:
     except ModuleNotFoundError as error:
         raise ConfigError("report", "needs jinja2: pip install 'speceyes[lab]'") from error
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("speceyes.bench"),
+        loader=jinja2.PackageLoader("speceyes.bench.page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -13,9 +13,9 @@ from itertools import zip_longest
 from typing import Final
 
 from speceyes.bench.items import Entry, Spoiled, Suite
+from speceyes.bench.page.thumbnails import make_small
 from speceyes.bench.records import Method, Record, Turn
 from speceyes.bench.summary import Entrant
-from speceyes.bench.thumbnails import make_small
 from speceyes.errors import InputError, PictureError
 from speceyes.types import Box, Size
 

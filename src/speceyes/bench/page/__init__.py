@@ -1,0 +1,1 @@
+"""Runs on one page: tables, figures and a gallery that need no network and no other file."""
