@@ -65,7 +65,7 @@ def open_descriptors():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-async def test_variables_live_within_a_query_and_no_longer():
+async def test_defect_variables_live_from_block_to_block_of_a_query_and_no_longer():
     async with PythonTool(PRINTED, LIMITS) as tool:
         first = await run(tool, "x = 41", "print(x + 1)")
         (second,) = await run(tool, "print(x)")
@@ -74,6 +74,14 @@ async def test_variables_live_within_a_query_and_no_longer():
 
 
 @pytest.mark.slow
+async def test_defect_code_runs_in_no_process_of_ours(monkeypatch):
+    monkeypatch.setenv("SPECEYES_CANARY", "seen")
+    monkeypatch.setattr(sys, "canary", "seen", raising=False)
+    code = "import os, sys; print(os.environ.get('SPECEYES_CANARY'), hasattr(sys, 'canary'))"
+    (seen,) = await run_alone(code)
+    assert (seen.text.strip(), seen.error) == ("None False", None)
+
+
 async def test_files_live_within_a_query_and_no_longer():
     async with PythonTool(PRINTED, LIMITS) as tool:
         await run(tool, "open('left', 'w').write('x'); open('/tmp/left', 'w').write('x')")
