@@ -1,8 +1,8 @@
 """Every known defect of the reference code, and a test for each that it is not here.
 
-The rest is held elsewhere under the same word, `test_defect_...`: the options of V* with the suites,
-the grader's article with the grades, code and its variables with the python tool, and the key-value
-cache between turns over a real vLLM.
+The rest is held elsewhere under the same name, `test_defect_...`: the options of V* with the
+suites, the grader's article with the grades, code and its variables with the python tool, the
+key-value cache between turns over a real vLLM.
 """
 
 import json
