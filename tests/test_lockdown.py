@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def attempt(name, what):
 ABSENT = lockdown._libc.syscall(444, None, 0, 1) < 0  # as the kernel has no such call
 
 
+@pytest.fixture
+def elsewhere():
+    """Give a file that is ours to write, outside the folders for temporary ones."""
+    with tempfile.NamedTemporaryFile(dir=Path.home(), prefix=".speceyes-") as file:
+        yield Path(file.name)
+
+
 def locked(code, folder, *arguments):
     """Run code in a process of its own; give what it printed, line by line."""
     root = str(Path(__file__).parents[1])
@@ -47,12 +55,12 @@ def locked(code, folder, *arguments):
 
 
 @pytest.mark.skipif(ABSENT, reason="this kernel has no Landlock")
-def test_landlock_leaves_reading_everywhere_and_writing_in_two_folders(tmp_path):
+def test_landlock_leaves_reading_everywhere_and_writing_in_two_folders(tmp_path, elsewhere):
     code = f"""
     version = lockdown._restrict_files(plan)
     attempt("read", lambda: open({__file__!r}).close())
-    attempt("write", lambda: open({__file__!r}, "a").close())
-    attempt("make", lambda: open({__file__ + ".x"!r}, "w").close())
+    attempt("write", lambda: open({str(elsewhere)!r}, "a").close())
+    attempt("make", lambda: open({str(elsewhere) + ".x"!r}, "w").close())
     attempt("run", lambda: os.execv(sys.executable, [sys.executable, "-c", ""]))
     attempt("write here", lambda: open(sys.argv[1] + "/x", "w").close())
     attempt("move here", lambda: os.rename(sys.argv[1] + "/x", sys.argv[1] + "/y"))

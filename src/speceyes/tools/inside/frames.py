@@ -20,7 +20,7 @@ class FrameError(ValueError):
 def pack(head: dict[str, Any], body: bytes = b"") -> bytes:
     """Lay out a message.
 
-    >>> unpack_head(pack({"code": 3}, b"x=1")[8:19])
+    >>> unpack_head(pack({"code": 3}, b"x=1")[8:18])
     {'code': 3}
     """
     written = json.dumps(head, separators=(",", ":")).encode("ascii")
