@@ -66,7 +66,7 @@ def accepted(said=SAID):
 
 def agentic():
     call = ToolCall("image_zoom_in_tool", {"box": BOX}, "{}")
-    seen = Observation(pictures=(ITEM.query.pictures[0],), boxes_px=(BOX,))
+    seen = Observation(pictures=(ITEM.query.pictures[0],), boxes_px=(BOX,), repairs=("fence",))
     wrong = Malformed("bad_json", "write it properly")
     return story(
         lambda *at: FellBack(*at, "needs_tool"),
@@ -145,6 +145,7 @@ def test_turns_tell_how_they_were_read_and_what_was_shown():
     assert [turn.boxes_px for turn in record.turns] == [(), (BOX,), ()]
     assert [turn.error for turn in record.turns] == ["write it properly", None, None]
     assert [turn.forced for turn in record.turns] == [False, False, True]
+    assert [turn.repairs for turn in record.turns] == [(), ("fence",), ()]
     assert record.depth == 1
     assert record.usage.completion_tokens == 3
     assert not record.is_right

@@ -88,8 +88,13 @@ def _speculation_of(raw: dict[str, Any]) -> Speculation:
 def _turn(raw: dict[str, Any]) -> Turn:
     made = raw["proposal"]
     proposal = None if made is None else Proposal(**{**made, "usage": Usage(**made["usage"])})
-    boxes, usage = _boxes(raw["boxes_px"]), Usage(**raw["usage"])
-    return Turn(**{**raw, "boxes_px": boxes, "usage": usage, "proposal": proposal})
+    read = {
+        "boxes_px": _boxes(raw["boxes_px"]),
+        "usage": Usage(**raw["usage"]),
+        "repairs": tuple(raw["repairs"]),
+        "proposal": proposal,
+    }
+    return Turn(**{**raw, **read})
 
 
 def _plain_generation(generation: Generation) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Proposal:
 class Turn:
     """One turn of the agent: its words, how they were read, and the boxes it was then shown.
 
-    `at_s`: when it had spoken, in seconds since the query started; `engine` is who spoke.
+    `at_s`: when it had spoken, in seconds since the query started; `engine` is who spoke;
+    `repairs` are what was mended in the code that it wrote.
     """
 
     turn: int
@@ -79,6 +80,7 @@ class Turn:
     usage: Usage
     boxes_px: tuple[Box, ...] = ()
     error: str | None = None
+    repairs: tuple[str, ...] = ()
     proposal: Proposal | None = None
 
 
@@ -280,6 +282,7 @@ def _turns(trace: Trace) -> Iterator[Turn]:
                 usage=event.generation.usage,
                 boxes_px=() if seen is None else tuple(filter(None, seen.boxes_px)),
                 error=None if seen is None else seen.error,
+                repairs=() if seen is None else seen.repairs,
                 proposal=proposed.get(event.turn),
             )
 
