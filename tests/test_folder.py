@@ -175,6 +175,15 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
         read_run(tmp_path)
 
 
+def test_bytes_that_are_no_text_are_named_too(tmp_path):
+    (tmp_path / MANIFEST).write_text(to_json(ASKED), encoding="utf-8")
+    (tmp_path / RECORDS).write_bytes(b"\xff\xfe\n" + TEXT)
+    with pytest.raises(RunFolderError, match=r"line 1: is no record"), open_folder(tmp_path, ASKED):
+        pass
+    with pytest.raises(RunFolderError, match="damaged"):
+        read_run(tmp_path)
+
+
 @pytest.mark.parametrize("name", [MANIFEST, RECORDS])
 def test_what_is_no_run_is_refused_naming_what_is_missing(tmp_path, name):
     (tmp_path / MANIFEST).write_text(to_json(ASKED), encoding="utf-8")

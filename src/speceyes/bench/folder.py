@@ -205,7 +205,7 @@ def _what_is_done(file: Path) -> tuple[frozenset[Key], int]:
     done: set[Key] = set()
     part = -1
     if file.exists():
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     raw = json.loads(line)
