@@ -119,7 +119,8 @@ def decode(picture: Picture, *, least_scale: float = 1.0) -> PillowImage:
             )
         is_reduced = image.size != (width_px, height_px)
         image.load()
-        rgb = _to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)  # without it, a copy even if all is upright
+        rgb = _to_rgb(image)
     except PictureError:
         raise
     except Exception as error:  # Pillow raises anything on damaged pixels
