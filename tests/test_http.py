@@ -16,7 +16,7 @@ from speceyes.engines.wire.terms import Learnt
 from speceyes.errors import ConfigError, EngineUnavailable, PictureTruncated
 from speceyes.pictures import encode_png, open_picture
 from speceyes.types import GenerateRequest, Image, Message, Picture, Text, Usage
-from tests.stub_server import Say, altered, entry, image_urls, refusal, say, serving
+from tests.stub_server import Raw, Say, altered, entry, image_urls, refusal, say, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -311,6 +311,21 @@ async def test_a_server_with_a_cap_gives_the_least_that_is_content():
     assert [len(one.evidence.logp_topk[0]) for one in (*got, small)] == [20, 20, 12]
     got, _ = await generate(script, many)
     assert got.evidence is None
+
+
+async def test_a_cap_told_within_a_stream_is_a_cap_all_the_same():
+    told = {"error": {"message": "Requested sample logprobs of 96, max allowed: 64", "code": 400}}
+
+    def script(body):
+        if body["top_logprobs"] > 64:
+            line = f"data: {json.dumps(told)}\n\ndata: [DONE]\n\n"
+            return Raw(content_type="text/event-stream", pieces=(line.encode(),))
+        return say(body, ["a"])
+
+    async with serving(script) as server, Asked(server, least_top_logprobs=12) as engine:
+        got = await engine.generate(ask(top_logprobs=96))
+    assert [body["top_logprobs"] for body in server.bodies] == [96, 12]
+    assert len(got.evidence.logp_topk[0]) == 12
 
 
 async def test_a_server_without_the_penalty_setting_is_asked_without():

@@ -140,6 +140,8 @@ class HttpEngine:
             refusal = await self._transport.post("/chat/completions", body, open_sink)
             return refusal or sinks[-1].whole()
         except Refused as error:
+            if error.refusal.names_logprobs:  # vLLM says so within a stream that begins well
+                return error.refusal
             raise error_of(error.refusal, engine=self._name, key_env=self._key_env) from error
         except Unreadable as error:
             if sinks and isinstance(whole := sinks[-1], _Whole) and not whole.is_json:
