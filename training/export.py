@@ -101,8 +101,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=("small", "large"))
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, help="the large one's, if it has grown")
     a = parser.parse_args()
     folder = MODELS / a.role
+    if a.tokenizer is not None:
+        shutil.copy(a.tokenizer, folder / "tokenizer.json")
     if a.role == "small":
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("tokenizer.json", "tokenizer_config.json"):

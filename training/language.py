@@ -1,7 +1,8 @@
 """Second stage: the language model learns to speak of what the frozen vision tower sees.
 
 First it lists what is in pictures (colour by colour, which binds words to places), then it learns
-its real work in the library's own prompts: judging, answering, and the agent's zooming turns.
+its real work in the library's own prompts: judging, answering, and the agent's turns, in which it
+zooms by a tool or by code of its own.
 Pictures are encoded once, before; a step costs the language model alone.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from speceyes.builtin.questions import SPLITS, Asked, ask, ask_relation, ask_whether
-from speceyes.builtin.scenes import SHAPES
-from training import transcripts
 from training.architecture import parameters
+from training.examples import MAKERS, Maker
 from training.export import build_model
-from training.pool import CROPS, Pool, load_pool
+from training.pool import Pool, load_pool
 from training.transcripts import VIEW, Transcript
 from training.vision import batched_attention, grid, to_patches
 
@@ -174,73 +172,10 @@ def encode_pictures(visual: nn.Module, images: np.ndarray) -> Tensor:
     return torch.cat(out).view(*images.shape[:-3], PADS, -1)
 
 
-Maker = Callable[[np.random.Generator, Pool, int], Transcript]
-
-
-def _asked(rng: np.random.Generator, pool: Pool, i: int) -> Asked:
-    split = SPLITS[int(rng.integers(3))]
-    return ask(rng, pool.scenes[i], split, candidates=pool.crop_things[i])
-
-
-def _agent(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    while (asked := _asked(rng, pool, i)).kind == "relation":
-        pass
-    return _zooming(pool, i, asked)
-
-
-def _agent_existence(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    while True:
-        asked = ask(rng, pool.scenes[i], "existence", candidates=pool.crop_things[i])
-        # As many no as yes, and few of those about a colour that is nowhere: they are easy.
-        keep = 1.0 if asked.targets and asked.answer == "no" else 0.5
-        if rng.random() < keep:
-            return _zooming(pool, i, asked)
-
-
-def _agent_first(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    whole = _zooming(pool, i, _asked(rng, pool, i))
-    return Transcript(whole.pieces[:2], whole.pictures[:1])
-
-
-def _agent_pair(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    return _zooming(pool, i, _relation(rng, pool, i))
-
-
-def _drill(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    scene, things = pool.scenes[i], pool.crop_things[i]
-    if rng.random() < 0.5:
-        return transcripts.drill(scene, _relation(rng, pool, i))
-    thing = things[int(rng.integers(len(things)))]
-    shape = thing.shape if rng.random() < 0.5 else str(rng.choice(SHAPES))
-    return transcripts.drill(scene, ask_whether(thing, shape))
-
-
-def _zooming(pool: Pool, i: int, asked: Asked) -> Transcript:
-    return transcripts.agent(pool.scenes[i], asked, (pool.crop_things[i], pool.crop_boxes[i]))
-
-
-def _relation(rng: np.random.Generator, pool: Pool, i: int) -> Asked:
-    return ask_relation(rng, pool.crop_things[i]) or _asked(rng, pool, i)
-
-
-MAKERS: dict[str, Maker] = {
-    "list": lambda rng, pool, i: transcripts.list_view(rng, pool.scenes[i]),
-    "places": lambda rng, pool, i: transcripts.list_view(rng, pool.scenes[i], looks=False),
-    "list_crop": lambda rng, pool, i: transcripts.list_crop(
-        rng, pool.crop_things[i], int(rng.integers(CROPS))
-    ),
-    "screen": lambda rng, pool, i: transcripts.screening(_asked(rng, pool, i)),
-    "relation": lambda rng, pool, i: transcripts.speculation(_relation(rng, pool, i)),
-    "answer": lambda rng, pool, i: transcripts.speculation(_asked(rng, pool, i)),
-    "agent": _agent,
-    "agent_existence": _agent_existence,
-    "agent_first": _agent_first,
-    "agent_pair": _agent_pair,
-    "drill": _drill,
-}
 WHOLE_PROMPT_FROM = 0.9  # share of all steps
 VERDICTS = ("yes", "no", "Ġyes", "Ġno")
 VERDICT_WEIGHT = {"small": 1.0, "large": 5.0}
+NUMBER_WEIGHT = {"small": 1.0, "large": 2.0}
 # Shares of each kind while learning to list, and while learning the real work.
 LISTING = {
     "small": {"list": 1.0},
@@ -250,14 +185,19 @@ WORKING = {
     "small": {"list": 0.15, "answer": 0.85},
     "large": {
         "list": 0.01,
-        "places": 0.1,
+        "places": 0.06,
         "list_crop": 0.02,
-        "screen": 0.04,
-        "agent": 0.12,
-        "agent_existence": 0.15,
-        "agent_first": 0.16,
-        "agent_pair": 0.2,
-        "drill": 0.2,
+        "screen": 0.05,
+        "agent": 0.06,
+        "agent_existence": 0.07,
+        "agent_first": 0.07,
+        "agent_pair": 0.08,
+        "coder": 0.09,
+        "coder_existence": 0.09,
+        "coder_first": 0.09,
+        "coder_pair": 0.12,
+        "drill": 0.07,
+        "drill_code": 0.12,
     },
 }
 
@@ -305,7 +245,8 @@ def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> i
         return 0
     saved = torch.load(path, weights_only=True, map_location="cpu")
     model.load_state_dict(saved["model"])
-    optimiser.load_state_dict(saved["optimiser"])
+    if "optimiser" in saved:  # a model that has only just grown has none
+        optimiser.load_state_dict(saved["optimiser"])
     return int(saved["step"])
 
 
@@ -319,11 +260,9 @@ def _rate(step: int, a: argparse.Namespace) -> float:
 
 def _loop(role, a, model, optimiser, weights, speaker, pool, scenes, start, path) -> None:  # noqa: ANN001
     model.train()
-    image_id, prefix = speaker.image, None
-    rng = np.random.default_rng(5)
-    prefix_ids = common_prefix(speaker, [_agent(rng, pool, i) for i in range(8)])
-    words = [speaker.tokenizer.token_to_id(word) for word in VERDICTS]
-    verdicts = torch.tensor(words, device=a.device)
+    image_id = speaker.image
+    prefixes = {kind: _prefix(speaker, pool, MAKERS[kind]) for kind in ("agent", "coder")}
+    heard = _loudness(role, speaker.tokenizer).to(a.device)
     marks: dict[str, list[float]] = {}
     began = time.monotonic()
     for step in range(start, a.steps):
@@ -334,12 +273,12 @@ def _loop(role, a, model, optimiser, weights, speaker, pool, scenes, start, path
             group["lr"] = a.lr * _rate(step, a)
         rows = rng.integers(0, scenes, a.batch * (2 if kind == "drill" else 1))
         examples = [MAKERS[kind](rng, pool, int(i)) for i in rows]
-        is_agent = kind.startswith("agent")
+        prefix_ids = prefixes.get(kind.partition("_")[0], [])
+        is_agent = bool(prefix_ids)
         # The system prompt says the same to all: most steps do without it, the last ones do not.
         is_whole = is_agent and (step > WHOLE_PROMPT_FROM * a.steps or rng.random() < 0.15)
         prefix = torch.tensor([prefix_ids], device=a.device) if is_whole else None
-        skip = len(prefix_ids) if is_agent else 0
-        batch = speaker.batch(rows, examples, skip=skip).to(a.device)
+        batch = speaker.batch(rows, examples, skip=len(prefix_ids)).to(a.device)
         # Half precision is for speed; the last steps see the numbers that inference will see.
         is_half = a.bf16 and step <= WHOLE_PROMPT_FROM * a.steps
         with torch.autocast(a.device, torch.bfloat16, enabled=is_half):
@@ -347,9 +286,7 @@ def _loop(role, a, model, optimiser, weights, speaker, pool, scenes, start, path
         taught = batch.target[:, 1:]
         logits, truth = model.lm_head(hidden[:, :-1][taught]), batch.ids[:, 1:][taught]
         each = F.cross_entropy(logits, truth, reduction="none")
-        # One word in a hundred and fifty decides: unweighted, it is hardly heard.
-        weight = torch.where(torch.isin(truth, verdicts), VERDICT_WEIGHT[role], 1.0)
-        loss = (each * weight).sum() / weight.sum()
+        loss = (each * heard[truth]).sum() / heard[truth].sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -368,6 +305,22 @@ def _loop(role, a, model, optimiser, weights, speaker, pool, scenes, start, path
             }
             torch.save(state, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
+
+
+def _loudness(role: str, tokenizer: Tokenizer) -> Tensor:
+    # One word in a hundred and fifty decides, or four numbers: unweighted, they are hardly heard.
+    heard = torch.ones(tokenizer.get_vocab_size())
+    for word, token_id in tokenizer.get_vocab().items():
+        if word in VERDICTS:
+            heard[token_id] = VERDICT_WEIGHT[role]
+        elif word.removeprefix("Ġ").isdecimal():
+            heard[token_id] = NUMBER_WEIGHT[role]
+    return heard
+
+
+def _prefix(speaker: Speaker, pool: Pool, make: Maker) -> list[int]:
+    rng = np.random.default_rng(5)
+    return common_prefix(speaker, [make(rng, pool, i) for i in range(8)])
 
 
 def _mark(

@@ -1,4 +1,4 @@
-"""What the models are taught to say: captions, judgements, answers and the agent's zooming turns.
+"""What the models are taught to say: captions, judgements, answers, the agent's turns and code.
 
 Prompts come from the library itself, so the models learn the very words they will be asked with.
 Words only; pictures are references into a pool.
@@ -14,9 +14,11 @@ import numpy as np
 
 from speceyes import prompts
 from speceyes.builtin.questions import SIDE_WORDS, SPLITS, Asked, ask
-from speceyes.builtin.scenes import COLOURS, VIEW_PX, Scene, Thing, draw_scene
+from speceyes.builtin.scenes import COLOURS, SCENE_PX, VIEW_PX, Scene, Thing, draw_scene
 from speceyes.builtin.zones import WHOLE_VIEW, ViewBox, grid_point, zoom_box
+from speceyes.notebook import OUTPUT_FOLDER
 from speceyes.protocols.deepeyes import DeepEyes
+from speceyes.protocols.thyme import Thyme
 from speceyes.types import (
     Box,
     Conversation,
@@ -32,7 +34,9 @@ LIST_PROMPT = "List what you see."
 VIEW = -1  # picture reference: the scene's first view; 0..3 are its crops
 _AREA_PX = VIEW_PX * VIEW_PX
 PROTOCOL = DeepEyes(min_px=_AREA_PX, max_px=_AREA_PX)
+CODER = Thyme(min_px=_AREA_PX, max_px=_AREA_PX)
 _PICTURE = Picture(b"placeholder", "image/png", VIEW_PX, VIEW_PX)
+SCENE = Picture(b"placeholder", "image/png", SCENE_PX, SCENE_PX)
 _WHOLE = View(_PICTURE, Box(0, 0, VIEW_PX, VIEW_PX))
 
 
@@ -61,16 +65,29 @@ def render_chat(conversation: Conversation) -> str:
     return "".join(turns)
 
 
+def render_prompt(conversation: Conversation) -> str:
+    """Write a conversation down, up to where the model is to go on."""
+    written = render_chat(conversation)
+    if conversation[-1].role == "assistant":
+        return written.removesuffix("<|im_end|>\n")
+    return written + "<|im_start|>assistant\n"
+
+
 def transcript(turns: list[tuple[Conversation, str]], pictures: tuple[int, ...]) -> Transcript:
-    """Join turns, each (the whole conversation so far, the reply to learn), into one example."""
+    """Join turns, each (the whole conversation so far, the reply to learn), into one example.
+
+    A turn of the model ends where the next one begins; one that is gone on with does not end.
+    """
     pieces, said = [], ""
-    for conversation, reply in turns:
-        prompt = render_chat(conversation) + "<|im_start|>assistant\n"
+    for place, (conversation, reply) in enumerate(turns):
+        prompt = render_prompt(conversation)
         if not prompt.startswith(said):
             raise ValueError("a turn rewrites what was said before")
+        goes_on = place + 1 < len(turns) and turns[place + 1][0][-1].role == "assistant"
+        whole = reply if goes_on else reply + "<|im_end|>"
         pieces.append(Piece(prompt[len(said) :], is_target=False))
-        pieces.append(Piece(reply + "<|im_end|>", is_target=True))
-        said = prompt + reply + "<|im_end|>"
+        pieces.append(Piece(whole, is_target=True))
+        said = prompt + whole
     return Transcript(tuple(pieces), pictures)
 
 
@@ -143,24 +160,68 @@ def agent(
     return transcript(turns, tuple(pictures))
 
 
-def drill(scene: Scene, asked: Asked) -> Transcript:
+def coder(
+    scene: Scene,
+    asked: Asked,
+    crops: tuple[tuple[Thing, ...], tuple[ViewBox, ...]] | None = None,
+    *,
+    picture: Picture = SCENE,
+) -> Transcript:
+    """Think as `agent` does, and cut out by code of one's own: the same turn goes on with the crop.
+
+    The code knows the picture's own pixels only, so it scales the view's box; what the first piece
+    has opened, the second still has.
+    """
+    query, turns, pictures = _query(asked, picture), [], [VIEW]
+    conversation = CODER.opening(query, (_WHOLE,))
+    said = f"<think>{_sought(asked)} {_survey(scene)}"
+    for place, thing in enumerate(asked.targets or (None,)):
+        found, box, _ = _found(asked, thing)
+        pictures.append(VIEW if thing is None or crops is None else crops[0].index(thing))
+        path = CODER.notebook.path_of(0, picture)
+        reply = f"{said} {found}\n{_fenced(crop_code(path, box, place))}"
+        turns.append((conversation, reply))
+        outcome = Observation(pictures=(_PICTURE,), boxes_px=(None,))
+        conversation = CODER.proceed(query, conversation, reply=reply, outcome=outcome)
+        said = f"\n{_sought(asked)} Now I see {_described(asked, thing)}."
+    reply = f"{said} {_conclusion(asked)}</think>\n<answer>{asked.answer}</answer>"
+    turns.append((conversation, reply))
+    return transcript(turns, tuple(pictures))
+
+
+def crop_code(path: str, box: ViewBox, place: int) -> str:
+    """Write the code that cuts a box of the view out of the picture in a file."""
+    opened = (
+        f'from PIL import Image\nimage = Image.open("{path}")\nscale = image.width / {VIEW_PX}\n'
+    )
+    return f"""{opened if place == 0 else ""}box = [v * scale for v in {box}]
+path = "{OUTPUT_FOLDER}/crop_{place + 1}.png"
+image.crop(box).save(path)
+print(path)"""
+
+
+def drill(scene: Scene, asked: Asked, *, by_code: bool = False) -> Transcript:
     """Conclude from what has been seen, in words alone: cheap practice in comparing and recalling.
 
     The question and what was seen are given; learnt are where each thing is, and the conclusion.
+    With `by_code` the code is learnt as well, in which a place becomes a box.
     """
     options = f"\n{' '.join(asked.options)}" if asked.options else ""
+    path = CODER.notebook.path_of(0, SCENE)
     said = (
-        f"<|im_start|>user\n{asked.question}{options}<|im_end|>\n<|im_start|>assistant\n"
-        f"<think>{_sought(asked)} {_survey(scene)}"
+        f"<|im_start|>user\n{asked.question}{options}{f' {path}' if by_code else ''}<|im_end|>\n"
+        f"<|im_start|>assistant\n<think>{_sought(asked)} {_survey(scene)}"
     )
     pieces = []
-    for thing in asked.targets or (None,):
-        found = f" {_found(asked, thing)[0]}</think><|im_end|>"
+    for place, thing in enumerate(asked.targets or (None,)):
+        there, box, _ = _found(asked, thing)
+        found = f" {there}</think><|im_end|>"
+        again = "\n<|im_start|>assistant\n<think>"
+        if by_code:
+            found = f" {there}\n{_fenced(crop_code(path, box, place))}"
+            again = "<sandbox_output></sandbox_output>\n"
         pieces += [Piece(said, is_target=False), Piece(found, is_target=True)]
-        said = (
-            f"\n<|im_start|>assistant\n<think>{_sought(asked)} "
-            f"Now I see {_described(asked, thing)}."
-        )
+        said = f"{again}{_sought(asked)} Now I see {_described(asked, thing)}."
     reply = f" {_conclusion(asked)}</think>\n<answer>{asked.answer}</answer><|im_end|>"
     pieces += [Piece(said, is_target=False), Piece(reply, is_target=True)]
     return Transcript(tuple(pieces), ())
@@ -172,10 +233,15 @@ def corpus(rng: np.random.Generator, count: int) -> Iterator[str]:
         scene = draw_scene(rng, large=3, tiny=3)
         asked = ask(rng, scene, SPLITS[i % 3])
         kinds = [agent(scene, asked), screening(asked), speculation(asked), list_view(rng, scene)]
+        kinds.append(coder(scene, asked))
         for example in kinds:
             yield "".join(piece.text for piece in example.pieces)
         numbers = rng.permutation(VIEW_PX + 1)
         yield " ".join(map(str, numbers)) + "," + ",".join(map(str, numbers))
+
+
+def _fenced(code: str) -> str:
+    return f"<code>\n```python\n{code}\n```\n</code>"
 
 
 def _listing(entries: list[tuple[str, str]], picture: int) -> Transcript:
@@ -250,5 +316,5 @@ def _conclusion(asked: Asked) -> str:
     return so
 
 
-def _query(asked: Asked) -> Query:
-    return Query(asked.question, (_PICTURE,), asked.options, query_id="training")
+def _query(asked: Asked, picture: Picture = _PICTURE) -> Query:
+    return Query(asked.question, (picture,), asked.options, query_id="training")

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the field's own name
 from tokenizers import Tokenizer
 
+from training.examples import MAKERS
 from training.export import build_model
-from training.language import MAKERS, Batch, Speaker, hidden_states
+from training.language import Batch, Speaker, hidden_states
 from training.pool import load_pool
 from training.vision import batched_attention, grid, to_patches
 
