@@ -11,10 +11,10 @@ LAYOUT = Layout(
     bwrap="/usr/bin/bwrap",
     python="/home/ada/python/bin/python3.12",
     interpreter_folders=("/home/ada/python/lib", "/home/ada/python/lib/python3.12"),
-    library_folders=("/home/ada/work/.venv/lib/python3.12/site-packages",),
+    library_folders=("/home/ada/code/.venv/lib/python3.12/site-packages",),
     system_paths=("/usr/lib", "/etc/ld.so.cache"),
     links={"/lib": "usr/lib"},
-    package="/home/ada/work/speceyes",
+    package="/home/ada/code/speceyes",
 )
 FOLDERS = ("/mnt/data/out", "/mnt/data/pictures", TEMPORARY)
 
@@ -62,9 +62,9 @@ def test_only_what_is_needed_is_bound():
         "/etc/ld.so.cache",
         "/home/ada/python/bin/python3.12",
         "/home/ada/python/lib",  # which holds the other one
-        "/home/ada/work/.venv/lib/python3.12/site-packages",
-        *(f"/home/ada/work/speceyes/{part}" for part in ("__init__.py", "tools/__init__.py")),
-        "/home/ada/work/speceyes/tools/inside",
+        "/home/ada/code/.venv/lib/python3.12/site-packages",
+        *(f"/home/ada/code/speceyes/{part}" for part in ("__init__.py", "tools/__init__.py")),
+        "/home/ada/code/speceyes/tools/inside",
     }
 
 
