@@ -97,6 +97,12 @@ MAKERS: dict[str, Maker] = {
         rng, pool.crop_things[i], int(rng.integers(CROPS))
     ),
     "screen": lambda rng, pool, i: transcripts.screening(_asked(rng, pool, i)),
+    "agent_screen": lambda rng, pool, i: transcripts.screening_within(
+        _asked(rng, pool, i), transcripts.PROTOCOL
+    ),
+    "coder_screen": lambda rng, pool, i: transcripts.screening_within(
+        _asked(rng, pool, i), transcripts.CODER, picture=_file(rng)
+    ),
     "relation": lambda rng, pool, i: transcripts.speculation(_relation(rng, pool, i)),
     "answer": lambda rng, pool, i: transcripts.speculation(_asked(rng, pool, i)),
     "agent": _agent(_single),

@@ -124,6 +124,14 @@ def screening(asked: Asked) -> Transcript:
     )
 
 
+def screening_within(
+    asked: Asked, protocol: DeepEyes | Thyme, *, picture: Picture | None = None
+) -> Transcript:
+    """Judge a question at the end of the agent's own opening."""
+    opening = protocol.opening(_query(asked, picture or _PICTURE), (_WHOLE,))
+    return transcript([(prompts.screen_within(opening), "yes" if asked.is_hard else "no")], (VIEW,))
+
+
 def speculation(asked: Asked) -> Transcript:
     """Answer at once, from the first view."""
     return transcript([(prompts.speculate(_query(asked), (_WHOLE,)), asked.answer)], (VIEW,))

@@ -61,6 +61,15 @@ def screen(query: Query, views: tuple[View, ...]) -> Conversation:
     return _one_message(views, f"{question_text(query)}\n{_SCREEN}")
 
 
+def screen_within(opening: Conversation) -> Conversation:
+    """Ask the same at the end of the agent's own opening, whose prefill it then shares.
+
+    Said in the opening's last message, so that all before its end is the agent's word for word.
+    """
+    *before, last = opening
+    return (*before, Message(last.role, (*last.parts, Text(f"\n{_SCREEN}"))))
+
+
 def _one_message(views: tuple[View, ...], text: str) -> Conversation:
     pictures = tuple(Image(view.picture) for view in views)
     return (Message("user", (*pictures, Text(text))),)
