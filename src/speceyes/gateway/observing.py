@@ -82,7 +82,8 @@ class Ended:
     `status` is the one that was sent, or would have been (499: the client left before any was).
     `answer` is the funnel's. `error_kind` is the name of the error's class, from `errors`.
     `elapsed_s` counts from the arrival of the headers; `waited_s` is the part in the queue;
-    `first_byte_s` is when the first content was sent.
+    `first_byte_s` is when the first content was sent; `upstream_s` is the part in which a bypassed
+    request waited for its engine (what the funnel waits for is in its events).
     """
 
     request_id: str
@@ -93,6 +94,7 @@ class Ended:
     elapsed_s: float
     waited_s: float = 0.0
     first_byte_s: float | None = None
+    upstream_s: float | None = None
     answer: Answer | None = None
     error_kind: str | None = None
     bytes_in: int = 0
