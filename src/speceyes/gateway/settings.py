@@ -25,6 +25,27 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
+def check_name(field: str, name: str) -> None:
+    """Refuse what cannot be a route's or a key's name. Raises: ConfigError."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            field,
+            f"{name[:60]!r} is no name; use letters, digits and . _ : / -, at most 128",
+        )
+
+
+def _check_counts(settings: object, *names: str, least: int = 1) -> None:
+    for name in names:
+        if getattr(settings, name) < least:
+            raise ConfigError(name, f"{getattr(settings, name)} is below {least}")
+
+
+def _check_times(settings: object, *names: str) -> None:
+    for name in names:
+        if not 0.0 < getattr(settings, name) < math.inf:
+            raise ConfigError(name, f"{getattr(settings, name)} is not a number of seconds above 0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bound what is let in and how long it may take; in flight and queue count per worker.
@@ -200,24 +221,3 @@ class GatewaySettings:
             told = [getattr(key, what) for key in self.keys]
             if len(set(told)) != len(told):
                 raise ConfigError("keys", f"two keys have the same {what}; change one")
-
-
-def check_name(field: str, name: str) -> None:
-    """Refuse what cannot be a route's or a key's name. Raises: ConfigError."""
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            field,
-            f"{name[:60]!r} is no name; use letters, digits and . _ : / -, at most 128",
-        )
-
-
-def _check_counts(settings: object, *names: str, least: int = 1) -> None:
-    for name in names:
-        if getattr(settings, name) < least:
-            raise ConfigError(name, f"{getattr(settings, name)} is below {least}")
-
-
-def _check_times(settings: object, *names: str) -> None:
-    for name in names:
-        if not 0.0 < getattr(settings, name) < math.inf:
-            raise ConfigError(name, f"{getattr(settings, name)} is not a number of seconds above 0")
