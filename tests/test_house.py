@@ -60,7 +60,7 @@ TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transf
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
 # relative to `speceyes`; the first room with a matching one counts.
 ROOMS: dict[str, Room] = {
-    "nouns": Room(("types", "errors", "notebook", "tables"), (), ("numpy",), pure=True),
+    "nouns": Room(("types", "earlier", "errors", "notebook", "tables"), (), ("numpy",), pure=True),
     "gate": Room(("gate", "screen", "specs", "calibrate"), ("nouns",), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
@@ -113,9 +113,14 @@ ROOMS: dict[str, Room] = {
     # The gateway's pure part: JSON to values and back, settings, what is counted.
     "exchange": Room(
         (
+            "gateway.figures",
+            "gateway.measures",
             "gateway.observing",
+            "gateway.series",
             "gateway.settings",
+            "gateway.spans",
             "gateway.stats",
+            "gateway.steps",
             "gateway.wire",
             "gateway.wire.*",
         ),

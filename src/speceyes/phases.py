@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from speceyes.agent import Agent, Narrator, Sight, ask, request_for
+from speceyes.earlier import splice
 from speceyes.errors import (
     AgentError,
     EngineError,
@@ -53,6 +54,7 @@ from speceyes.types import (
 )
 
 _T = TypeVar("_T")
+Prompt: TypeAlias = Callable[[Query, tuple[View, ...]], Conversation]
 
 
 class Prompts(Protocol):
@@ -148,7 +150,7 @@ class Passage:
         engine, spec = self.parts.screener, self.rules.screen
         if engine is None:
             return None
-        conversation = self.parts.prompts.screen(self.query, self.sight.views)
+        conversation = self._spliced(self.parts.prompts.screen)
         request = _screen_request(conversation, spec)
         try:
             with self._phase("screen"):
@@ -162,7 +164,7 @@ class Passage:
 
     async def speculate(self) -> Attempt:
         """Phases II and III: let the small model answer, and gate what it said."""
-        conversation = self.parts.prompts.speculate(self.query, self.sight.views)
+        conversation = self._spliced(self.parts.prompts.speculate)
         request = request_for(
             conversation,
             self.rules.max_answer_tokens,
@@ -219,6 +221,9 @@ class Passage:
                 return await agent.run(self.query, self.sight, self.narrator)
         except TimeoutError:
             raise EngineTimeout(agent.engine.name, f"no answer within {timeout_s:g} s") from None
+
+    def _spliced(self, prompt: Prompt) -> Conversation:
+        return splice(self.query.earlier, prompt(self.query, self.sight.views))
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
