@@ -170,8 +170,9 @@ QUEUED: Final = Series(
 BREAKER: Final = Series(
     name="speceyes_breaker_workers",
     kind="gauge",
-    help="Workers whose breaker of an engine is in a state: closed (calls pass), half_open, open.",
-    labels=("engine", "state"),
+    help="Workers in which a model's engine counts as up (closed), down (open), or is being tried "
+    "again (half_open).",
+    labels=("model", "engine", "state"),
 )
 WORKERS: Final = Series(
     name="speceyes_workers", kind="gauge", help="Worker processes that have reported lately."
