@@ -13,6 +13,8 @@
     |   +-- ConfigError              400
     |   +-- SuiteError               400   a suite's file or row; names it
     |   +-- RunFolderError           409   a run's folder that cannot be gone on with
+    |   +-- RequestMalformed         400   a request that cannot be read, or not be answered
+    |   +-- RouteUnknown             404   no route has that name
     |   +-- KeyRefused               401   no key, or one that opens nothing
     |   +-- RequestTooSlow           408   the request itself did not arrive in time
     |   +-- RequestTooLarge          413   a request beyond the limit of bytes
@@ -109,6 +111,16 @@ class RunFolderError(InputError):
     """A folder that holds another run, or is in use by one."""
 
     http_status: ClassVar[int] = 409
+
+
+class RequestMalformed(InputError):
+    """A request to the gateway that cannot be read, or asks for what no route can do."""
+
+
+class RouteUnknown(InputError):
+    """A request for a model, or a path, that the gateway does not have."""
+
+    http_status: ClassVar[int] = 404
 
 
 class KeyRefused(InputError):
