@@ -174,10 +174,21 @@ class TracingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSettings:
-    """Say where the audit log goes; None: nowhere. Questions and answers stand in it if asked."""
+    """Say where the audit log goes; None: nowhere. With `prompts`, questions and answers are in it.
+
+    A file of `max_bytes` is moved to FILE.1, that to FILE.2, and so on, up to `keep` of them; None:
+    never. Raises: ConfigError naming the field.
+    """
 
     file: str | None = None
     prompts: bool = False
+    max_bytes: int | None = 256 * _MIB
+    keep: int = 5
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "keep")
+        if self.max_bytes is not None:
+            _check_counts(self, "max_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
