@@ -15,8 +15,9 @@ from speceyes.events import FellBack, PhaseStarted
 from speceyes.gateway import series
 from speceyes.gateway.figures import View, figures_of, mean_of, quantile
 from speceyes.gateway.measures import ENGINE_ERRORS, fold, overhead_s, stages, tell
+from speceyes.gateway.reports import Report, from_bytes, put_together, to_bytes
 from speceyes.gateway.series import HISTOGRAMS, SERIES
-from speceyes.gateway.stats import LAST, MAX_CELLS, Stats, Tally, from_bytes, merge, to_bytes
+from speceyes.gateway.stats import LAST, MAX_CELLS, Stats, Tally, merge
 from speceyes.gateway.steps import steps_of
 from tests.gateway_stories import (
     MODELS,
@@ -38,6 +39,18 @@ drawn = st.builds(
 )
 SPECULATIVE = Story().screened().speculated(8.0).accepted()
 FELL_BACK = Story().screened(0.9).fell_back("needs_tool", 2).answered("needs_tool")
+
+
+def reported(stats, *, worker="a", since_s=NOON_S - 9, at_s=NOON_S - 1):
+    return Report(
+        worker=worker,
+        since_s=since_s,
+        at_s=at_s,
+        in_flight=3,
+        queued=1,
+        breakers={"speceyes": {"small": "closed", "large": "closed"}},
+        stats=stats,
+    )
 
 
 def total(spread):
@@ -85,20 +98,31 @@ def test_stages_are_within_each_other(requests):
 
 
 @given(st.lists(drawn, max_size=60))
-def test_a_snapshot_is_read_back_as_it_was(requests):
-    stats = fold(requests)
-    assert from_bytes(to_bytes(stats)) == stats
+def test_a_report_is_read_back_as_it_was(requests):
+    report = reported(fold(requests))
+    assert from_bytes(to_bytes(report)) == report
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"nonsense", to_bytes(fold(draw_many(9)))[:-9]])
-def test_a_damaged_snapshot_has_a_name(data):
-    with pytest.raises(InputError, match="no snapshot"):
+@pytest.mark.parametrize("data", [b"", b"\x00", b"nonsense", to_bytes(reported(Stats()))[:-9]])
+def test_a_damaged_report_has_a_name(data):
+    with pytest.raises(InputError, match="no worker's report"):
         from_bytes(data)
+
+
+def test_reports_add_up_and_old_ones_count_only_for_what_was_done():
+    one, two = draw_many(30), draw_many(20, seed=8)
+    gone = reported(fold(two), worker="gone", since_s=NOON_S - 50, at_s=NOON_S - 11)
+    whole = put_together([reported(fold(one)), reported(fold(one), worker="b"), gone], at_s=NOON_S)
+    assert whole.stats == fold([*one, *one, *two])
+    assert whole.since_s == NOON_S - 50
+    assert (whole.now.workers, whole.now.in_flight, whole.now.queued) == (2, 6, 2)
+    assert whole.now.breakers == {"speceyes": {"small": {"closed": 2}, "large": {"closed": 2}}}
+    assert put_together([], at_s=NOON_S).now.workers == 0
 
 
 def test_no_word_of_a_conversation_is_kept():
     stats = fold(draw_many(400))
-    data = to_bytes(stats)
+    data = to_bytes(reported(stats))
     assert len(stats.last) == LAST
     for word in ("passport", "script", "alert"):
         assert word.encode() not in data

@@ -13,7 +13,7 @@ import msgspec
 
 from speceyes.gateway import series
 from speceyes.gateway.series import MILLION, Series
-from speceyes.gateway.stats import Labels, Spread, Stats, Told
+from speceyes.gateway.stats import Labels, Spread, Stats
 
 Scale: TypeAlias = Literal["raw", "share"]
 
@@ -107,31 +107,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[Trouble, ...]
     received_bytes: int
     sent_bytes: int
-
-
-class Now(msgspec.Struct, frozen=True, kw_only=True):
-    """What is so at this moment, in all workers together.
-
-    `breakers`: by model and engine, how many workers' breakers are in which state.
-    """
-
-    workers: int = 1
-    in_flight: int = 0
-    queued: int = 0
-    breakers: dict[str, dict[str, dict[str, int]]] = {}
-
-
-class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/v1/stats` shows. Times of day in seconds since 1970."""
-
-    version: str
-    at_s: float
-    since_s: float
-    now: Now
-    total: Figures
-    models: dict[str, Figures]
-    dropped: dict[str, int]
-    last: tuple[Told, ...]  # the newest first
 
 
 class View:

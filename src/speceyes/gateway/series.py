@@ -177,6 +177,11 @@ BREAKER: Final = Series(
 WORKERS: Final = Series(
     name="speceyes_workers", kind="gauge", help="Worker processes that have reported lately."
 )
+STARTED: Final = Series(
+    name="speceyes_start_time_seconds",
+    kind="gauge",
+    help="When the first of the workers began, in seconds since 1970.",
+)
 THRESHOLD: Final = Series(
     name="speceyes_gate_threshold",
     kind="gauge",
@@ -234,6 +239,7 @@ GAUGES: Final = (
     QUEUED,
     BREAKER,
     WORKERS,
+    STARTED,
     THRESHOLD,
     ALPHA,
     BETA,

@@ -15,7 +15,6 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from speceyes.errors import InputError
 from speceyes.gateway.series import MILLION, Series
 from speceyes.gateway.steps import Step
 
@@ -136,30 +135,6 @@ def merge(parts: Iterable[Stats]) -> Stats:
             spreads[cell] = added
         last += part.last
     return Stats(counts, spreads, tuple(sorted(last, key=_order)[-LAST:]))
-
-
-def to_bytes(stats: Stats) -> bytes:
-    """Write stats so that another process can read them."""
-    return msgspec.msgpack.encode(stats)
-
-
-def from_bytes(data: bytes) -> Stats:
-    """Read what `to_bytes` wrote. Raises: InputError if it is something else, or a part of it."""
-    try:
-        return msgspec.msgpack.decode(data, type=_Plain).stats()
-    except msgspec.MsgspecError as error:
-        raise InputError("stats", f"are no snapshot of a worker's ({error})") from error
-
-
-class _Plain(msgspec.Struct, frozen=True):
-    # Mappings are read back as dicts; msgspec is told so here, and the value's own class stays
-    # as it is.
-    counts: dict[Cell, int]
-    spreads: dict[Cell, Spread]
-    last: tuple[Told, ...]
-
-    def stats(self) -> Stats:
-        return Stats(self.counts, self.spreads, self.last)
 
 
 def _order(told: Told) -> tuple[float, str]:
