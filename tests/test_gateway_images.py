@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import aiohttp
@@ -33,7 +34,7 @@ from speceyes.gateway.images import dataurls
 from speceyes.gateway.images.addresses import is_disguised, read_address, why_not_public
 from speceyes.gateway.images.dataurls import open_data_url
 from speceyes.gateway.images.fetching import CheckedResolver, Fetcher, NotPublic
-from speceyes.gateway.images.intake import Intake
+from speceyes.gateway.images.opening import open_images
 from speceyes.gateway.images.urls import follow, read_allowed, read_target
 from speceyes.gateway.settings import ImageSettings
 from speceyes.gateway.wire.turns import ImagePart
@@ -64,9 +65,12 @@ def data_url(data=PNG, head="data:image/png;base64,"):
     return head + base64.b64encode(data).decode()
 
 
+def part(url, field=FIELD):
+    return ImagePart(Raw(url if isinstance(url, bytes) else json.dumps(url).encode()), field)
+
+
 async def opened(url, settings=SETTINGS):
-    raw = url if isinstance(url, bytes) else json.dumps(url).encode()
-    return await Intake(settings).open([ImagePart(Raw(raw), FIELD)])
+    return (await open_images([part(url)], settings, Fetcher(settings))).values()
 
 
 async def refused(url, error=RequestMalformed, settings=SETTINGS):
@@ -229,24 +233,22 @@ async def test_formats_are_those_of_the_settings():
 
 
 async def test_one_picture_too_many_is_named():
-    parts = [ImagePart(Raw(json.dumps(data_url()).encode()), f"m[{n}]") for n in range(4)]
-    intake = Intake(ImageSettings(max_count=3))
-    assert len(await intake.open(parts[:3])) == 3
-    with pytest.raises(RequestMalformed, match=r"^m\[3\]: is picture 4 of 4; send at most 3"):
-        await intake.open(parts)
-    assert await intake.open([]) == ()
+    parts = [part(data_url(), f"m[{n}]") for n in range(4)]
+    settings = ImageSettings(max_count=3)
+    assert len(await open_images(parts[:3], settings, Fetcher(settings))) == 3
+    with pytest.raises(PictureTooLarge, match=r"^m\[3\]: is picture 4 of 4; at most 3"):
+        await open_images(parts, settings, Fetcher(settings))
+    assert await open_images([], settings, Fetcher(settings)) == {}
 
 
-async def test_pictures_keep_their_order_and_the_first_bad_one_ends_all():
-    datas = [picture_bytes(size=(8 + n, 4)) for n in range(8)]
-    parts = [
-        ImagePart(Raw(json.dumps(data_url(data)).encode()), f"m[{n}]")
-        for n, data in enumerate(datas)
-    ]
-    assert [picture.data for picture in await Intake(SETTINGS).open(parts)] == datas
-    parts[5] = ImagePart(Raw(b'"data:image/png;base64,????"'), "m[5]")
+async def test_each_picture_is_given_by_its_field_and_a_bad_one_ends_all():
+    datas = {f"m[{n}]": picture_bytes(size=(8 + n, 4)) for n in range(8)}
+    parts = [part(data_url(data), field) for field, data in datas.items()]
+    found = await open_images(parts, SETTINGS, Fetcher(SETTINGS))
+    assert {field: picture.data for field, picture in found.items()} == datas
+    parts[5] = part("data:image/png;base64,????", "m[5]")
     with pytest.raises(RequestMalformed, match=r"^m\[5\]: "):
-        await Intake(SETTINGS).open(parts)
+        await open_images(parts, SETTINGS, Fetcher(SETTINGS))
 
 
 async def test_the_loop_goes_on_while_a_long_one_is_decoded():
@@ -599,20 +601,20 @@ async def fetching(names=None, *, allow=None, port=0, resolver=None, **more):
     allow = allow or tuple(f"{name}.test:{port}" for name in names)
     settings = ImageSettings(fetch=True, allow=allow, **more)
     resolver = resolver or Names(**names)
-    intake = Intake(settings, fetcher=Fetcher(settings, resolver=resolver, judge=judge))
+    fetcher = Fetcher(settings, resolver=resolver, judge=judge)
     try:
-        yield intake
+        yield partial(open_images, settings=settings, fetcher=fetcher)
     finally:
-        await intake.aclose()
+        await fetcher.aclose()
 
 
-async def fetched(intake, url):
-    return await intake.open([ImagePart(Raw(json.dumps(url).encode()), FIELD)])
+async def fetched(fetch, url):
+    return (await fetch([part(url)])).values()
 
 
-async def not_fetched(intake, url, error):
+async def not_fetched(fetch, url, error):
     with pytest.raises(error) as found:
-        await fetched(intake, url)
+        await fetched(fetch, url)
     assert type(found.value) is error
     assert found.value.field == FIELD
     return found.value
@@ -626,11 +628,11 @@ async def test_nothing_is_fetched_unless_it_is_allowed():
 async def test_a_picture_is_fetched_without_telling_who_asks(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.3:1")
-    async with site() as server, fetching(port=server.port) as intake:
+    async with site() as server, fetching(port=server.port) as fetch:
         server.replies = {"/a.png": says(set_cookie="id=1")}
         url = f"http://pictures.test:{server.port}/a.png?x=1"
         for _ in range(2):
-            (picture,) = await fetched(intake, url)
+            (picture,) = await fetched(fetch, url)
             assert picture.data == PNG
         for host, path, headers in server.asked:
             assert (host, path) == (f"pictures.test:{server.port}", "/a.png?x=1")
@@ -643,9 +645,9 @@ async def test_a_picture_is_fetched_without_telling_who_asks(monkeypatch):
 async def test_a_name_that_leads_inside_is_refused_without_a_connection():
     async with site(INSIDE) as server:
         names = {"pictures": [INSIDE]}
-        async with fetching(names, port=server.port) as intake:
+        async with fetching(names, port=server.port) as fetch:
             url = f"http://pictures.test:{server.port}/a.png"
-            error = await not_fetched(intake, url, RequestMalformed)
+            error = await not_fetched(fetch, url, RequestMalformed)
             assert "not public (inside)" in str(error)
         assert server.asked == []
 
@@ -663,8 +665,8 @@ async def test_unless_told_otherwise_this_machine_is_not_public():
 async def test_a_name_is_refused_if_any_of_its_addresses_is_inside():
     async with site() as server:
         names = {"pictures": [PUBLIC, INSIDE]}
-        async with fetching(names, port=server.port) as intake:
-            await not_fetched(intake, f"http://pictures.test:{server.port}/a.png", RequestMalformed)
+        async with fetching(names, port=server.port) as fetch:
+            await not_fetched(fetch, f"http://pictures.test:{server.port}/a.png", RequestMalformed)
         assert server.asked == []
 
 
@@ -672,11 +674,11 @@ async def test_a_name_that_changes_between_check_and_connection_gains_nothing():
     async with site() as server, site(INSIDE, server.port) as inner:
         server.replies = inner.replies = {"/a.png": says()}
         names = Names(pictures=[[PUBLIC], [INSIDE]])
-        async with fetching(port=server.port, resolver=names) as intake:
+        async with fetching(port=server.port, resolver=names) as fetch:
             url = f"http://pictures.test:{server.port}/a.png"
-            await fetched(intake, url)
+            await fetched(fetch, url)
             assert len(names.asked) == 1  # checked and connected to by one answer
-            await not_fetched(intake, url, RequestMalformed)  # and asked anew each time
+            await not_fetched(fetch, url, RequestMalformed)  # and asked anew each time
         assert len(server.asked) == 1
         assert inner.asked == []
 
@@ -709,8 +711,8 @@ async def test_a_redirect_that_leads_inside_is_not_followed(location):
         server.replies = {"/a.png": leads_to(location.format(port=server.port))}
         names = {"pictures": [PUBLIC], "inside": [INSIDE]}
         allow = (*(f"{name}.test:{server.port}" for name in names), f"127.0.0.2:{server.port}")
-        async with fetching(names, port=server.port, allow=allow) as intake:
-            await not_fetched(intake, f"http://pictures.test:{server.port}/a.png", RequestMalformed)
+        async with fetching(names, port=server.port, allow=allow) as fetch:
+            await not_fetched(fetch, f"http://pictures.test:{server.port}/a.png", RequestMalformed)
         assert len(server.asked) == 1
         assert inner.asked == []
 
@@ -719,15 +721,15 @@ async def test_a_redirect_to_a_host_that_is_not_listed_is_not_followed():
     async with site() as server:
         server.replies = {"/a.png": leads_to(f"http://other.test:{server.port}/a.png")}
         allow = (f"pictures.test:{server.port}",)
-        async with fetching(port=server.port, allow=allow) as intake:
+        async with fetching(port=server.port, allow=allow) as fetch:
             url = f"http://pictures.test:{server.port}/a.png"
-            error = await not_fetched(intake, url, RequestMalformed)
+            error = await not_fetched(fetch, url, RequestMalformed)
             assert "not fetched from other.test" in str(error)
         assert len(server.asked) == 1
 
 
 async def test_a_redirect_within_the_rules_is_followed_but_not_for_ever():
-    async with site() as server, fetching(port=server.port) as intake:
+    async with site() as server, fetching(port=server.port) as fetch:
         base = f"http://pictures.test:{server.port}"
         server.replies = {
             "/1": leads_to("/2"),
@@ -736,12 +738,12 @@ async def test_a_redirect_within_the_rules_is_followed_but_not_for_ever():
             "/a.png": says(),
             "/round": leads_to("/round"),
         }
-        (picture,) = await fetched(intake, f"{base}/1")
+        (picture,) = await fetched(fetch, f"{base}/1")
         assert picture.data == PNG
         assert [host.partition(".")[0] for host, _, _ in server.asked] == [
             *("pictures", "pictures", "other", "other")
         ]
-        error = await not_fetched(intake, f"{base}/round", PictureUnreadable)
+        error = await not_fetched(fetch, f"{base}/round", PictureUnreadable)
         assert "more than 3 times" in str(error)
 
 
@@ -759,10 +761,10 @@ async def test_a_redirect_within_the_rules_is_followed_but_not_for_ever():
     ],
 )
 async def test_what_is_no_picture_within_the_limits_is_refused_by_name(reply, error, words):
-    async with site() as server, fetching(port=server.port, max_bytes=2000) as intake:
+    async with site() as server, fetching(port=server.port, max_bytes=2000) as fetch:
         server.replies = {"/a.png": reply}
         url = f"http://pictures.test:{server.port}/a.png"
-        assert words in str(await not_fetched(intake, url, error))
+        assert words in str(await not_fetched(fetch, url, error))
 
 
 async def test_a_picture_without_a_length_is_read_no_further_than_the_limit():
@@ -776,10 +778,10 @@ async def test_a_picture_without_a_length_is_read_no_further_than_the_limit():
             await response.write(bytes(100_000))
         return response
 
-    async with site() as server, fetching(port=server.port, max_bytes=200_000) as intake:
+    async with site() as server, fetching(port=server.port, max_bytes=200_000) as fetch:
         server.replies = {"/a.png": endless}
         url = f"http://pictures.test:{server.port}/a.png"
-        await not_fetched(intake, url, PictureTooLarge)
+        await not_fetched(fetch, url, PictureTooLarge)
         assert len(sent) < 1000
 
 
@@ -797,22 +799,22 @@ async def test_a_server_that_is_slow_is_not_waited_for(where):
             await response.write(b"a")
             await asyncio.sleep(0.05)
 
-    async with site() as server, fetching(port=server.port, timeout_s=0.5) as intake:
+    async with site() as server, fetching(port=server.port, timeout_s=0.5) as fetch:
         server.replies = {"/a.png": slow}
         url = f"http://pictures.test:{server.port}/a.png"
         before_s = anyio.current_time()
-        error = await not_fetched(intake, url, PictureUnreadable)
+        error = await not_fetched(fetch, url, PictureUnreadable)
         assert "within 0.5 s" in str(error)
         assert anyio.current_time() - before_s < 2.0
 
 
 async def test_a_server_that_is_not_there_or_talks_nonsense_is_said_to_be_so():
-    async with fetching(port=1) as intake:
-        error = await not_fetched(intake, "http://pictures.test:1/a.png", PictureUnreadable)
+    async with fetching(port=1) as fetch:
+        error = await not_fetched(fetch, "http://pictures.test:1/a.png", PictureUnreadable)
         assert "could not be fetched from pictures.test" in str(error)
         allow = ("nowhere.test:1",)
-    async with fetching(port=1, allow=allow) as intake:
-        await not_fetched(intake, "http://nowhere.test:1/a.png", PictureUnreadable)
+    async with fetching(port=1, allow=allow) as fetch:
+        await not_fetched(fetch, "http://nowhere.test:1/a.png", PictureUnreadable)
 
     async def nonsense(reader, writer):
         writer.write(b"SSH-2.0-OpenSSH_9.9\r\n")
@@ -820,11 +822,26 @@ async def test_a_server_that_is_not_there_or_talks_nonsense_is_said_to_be_so():
 
     async with await asyncio.start_server(nonsense, PUBLIC, 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with fetching(port=port) as intake:
+        async with fetching(port=port) as fetch:
             error = await not_fetched(
-                intake, f"http://pictures.test:{port}/a.png", PictureUnreadable
+                fetch, f"http://pictures.test:{port}/a.png", PictureUnreadable
             )
             assert "SSH" not in str(error)  # what is there is told to nobody
+
+
+async def test_several_pictures_are_fetched_at_once():
+    together = asyncio.Event()
+
+    async def wait_for_both(request):
+        if len(server.asked) == 2:
+            together.set()
+        await together.wait()
+        return await says()(request)
+
+    async with site() as server, fetching(port=server.port, timeout_s=3.0) as fetch:
+        server.replies = {"/a.png": wait_for_both}
+        url = f"http://pictures.test:{server.port}/a.png"
+        assert len(await fetch([part(url, "a"), part(url, "b")])) == 2
 
 
 async def test_leaving_ends_the_fetching():
@@ -836,10 +853,10 @@ async def test_leaving_ends_the_fetching():
         finally:
             gone.set()
 
-    async with site() as server, fetching(port=server.port) as intake:
+    async with site() as server, fetching(port=server.port) as fetch:
         server.replies = {"/a.png": slow}
         with anyio.move_on_after(0.2):
-            await fetched(intake, f"http://pictures.test:{server.port}/a.png")
+            await fetched(fetch, f"http://pictures.test:{server.port}/a.png")
         async with asyncio.timeout(2):
             await gone.wait()
 
