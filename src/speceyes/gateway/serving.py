@@ -6,7 +6,6 @@ to their end, for as long as the settings say.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import signal
@@ -20,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from speceyes.errors import ConfigError
 from speceyes.gateway.app import GatewayApp
+from speceyes.gateway.guard.browsers import is_loopback
 from speceyes.gateway.guard.slow_clients import patient_protocol
 from speceyes.gateway.settings import GatewaySettings
 
@@ -41,9 +41,12 @@ def serve(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> None
         _tell(settings, listener.getsockname()[1])
         if settings.workers == 1:
             app = make_app()
-            uvicorn.Server(_config(lambda: app, settings)).run(sockets=[listener])
-            if app.failure is not None:
-                raise app.failure
+            try:
+                uvicorn.Server(_config(lambda: app, settings)).run(sockets=[listener])
+            except SystemExit:
+                if app.failure is not None:
+                    raise app.failure from None
+                raise
         else:
             Multiprocess(_config(make_app, settings), sockets=[listener]).run()
 
@@ -95,20 +98,13 @@ def _bind(host: str, port: int) -> socket.socket:
 def _tell(settings: GatewaySettings, port: int) -> None:
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     _LOG.info("message=%r url=http://%s:%d/v1", "starting", shown, port)
-    if not settings.keys and not _is_loopback(settings.host):
+    if not settings.keys and not is_loopback(settings.host):
         _LOG.warning(
             "message=%r host=%s",
             "ANYBODY WHO REACHES THIS MACHINE MAY USE THE ENGINES: it listens beyond loopback, "
             "and there are no keys; write [[gateway.keys]], or leave --host out",
             settings.host,
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _end_quietly(*_: object) -> None:
