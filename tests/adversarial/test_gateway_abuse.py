@@ -75,7 +75,7 @@ def raw_post(body, *headers, length=None):
     """Write a request."""
     head = [
         b"POST /v1/chat/completions HTTP/1.1",
-        b"host: x",
+        b"host: localhost",
         b"content-type: application/json",
         *headers,
     ]
@@ -282,7 +282,7 @@ async def test_a_line_break_in_a_header(attack):
 
 async def test_headers_are_not_echoed(attack):
     evil = b'<script>"%0d%0aset-cookie:%20a=b'
-    names = (b"x-request-id", b"traceparent", b"x-speceyes-route", b"origin", b"host")
+    names = (b"x-request-id", b"traceparent", b"x-speceyes-route", b"referer")
     got = await attack.post(question(), *[name + b": " + evil for name in names])
     assert got.status == 200
     assert b"script" not in got.data
@@ -330,7 +330,9 @@ async def test_a_deadline_that_is_none(attack, text):
     ids=lambda path: path[:40],
 )
 async def test_a_path_that_leads_nowhere(attack, path):
-    got = await attack.send(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    got = await attack.send(
+        f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
+    )
     assert got.status in {200, 400, 404, 405} if path.startswith("http:") else {400, 404, 405}
     assert b"root:" not in got.data
     assert "set-cookie" not in got.headers
@@ -345,7 +347,49 @@ async def test_another_method(attack, method):
     attack.is_untouched()
 
 
-# Keys.
+# Pages of elsewhere, and keys.
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/stats", "/metrics", "/v1/models"])
+@pytest.mark.parametrize(
+    ("headers", "param"),
+    [
+        (("host: evil.test:8400",), "host"),
+        (("host: localhost.evil.test",), "host"),
+        (("host: 127.0.0.1.evil.test",), "host"),
+        (("host: 2130706433",), "host"),
+        (("host: localhost", "host: evil.test"), "host"),
+        (("host: localhost", "origin: https://evil.test"), "origin"),
+        (("host: localhost", "origin: null"), "origin"),
+        (("host: evil.test", "origin: http://evil.test"), "host"),
+    ],
+)
+async def test_a_page_of_elsewhere_in_a_browser_here(attack, path, headers, param):
+    head = "\r\n".join([f"GET {path} HTTP/1.1", *headers, "connection: close", "", ""])
+    got = await attack.send(head.encode())
+    assert (got.status, got.error["param"]) == (403, param)
+
+
+async def test_a_form_of_elsewhere_that_a_browser_sends_without_asking(attack):
+    headers = (b"content-type: text/plain", b"origin: https://evil.test")
+    await attack.refused(question(), 403, "origin", *headers)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:1", "127.0.0.1", "[::1]:8400", "LOCALHOST", "127.9.9.9"]
+)
+async def test_the_machines_own_names_are_none_of_elsewhere(attack, host):
+    head = f"GET /v1/models HTTP/1.1\r\nhost: {host}\r\norigin: http://{host}\r\n"
+    assert (await attack.send(f"{head}connection: close\r\n\r\n".encode())).status == 200
+
+
+async def test_with_keys_or_beyond_loopback_any_name_may_lead_here():
+    keys = (Key(name="anna", sha256=hash_key("sk-anna")),)
+    for settings in (replace(SETTINGS, keys=keys), replace(SETTINGS, host="192.0.2.1")):
+        async with attacked(settings) as attack:
+            head = b"GET /v1/models HTTP/1.1\r\nhost: gateway.test\r\nconnection: close\r\n"
+            got = await attack.send(head + b"authorization: Bearer sk-anna\r\n\r\n")
+            assert got.status == 200
 
 
 async def test_a_key_that_is_wrong_is_refused_before_the_body_is_read():

@@ -14,6 +14,7 @@ from speceyes.errors import (
     InputError,
     KeyRefused,
     NoRoom,
+    PageRefused,
     PictureTooLarge,
     PictureUnknown,
     RateExceeded,
@@ -40,6 +41,7 @@ from speceyes.gateway.wire.request import Asked
 _LEFT: Final = 499  # what servers note for a client that did not wait
 _REFUSALS: Final[tuple[tuple[type[SpecEyesError], RefusedReason], ...]] = (
     (KeyRefused, "unauthorized"),
+    (PageRefused, "unauthorized"),
     (RouteUnknown, "unknown_route"),
     (RequestTooSlow, "timeout"),
     (RequestTooLarge, "too_large"),
