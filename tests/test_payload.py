@@ -8,12 +8,14 @@ from aiohttp import web
 
 from speceyes.engines.payload import WholeBody
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
-CUT = 16 * 1024
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"  # all that aiohttp runs on
 
 
-@pytest.mark.parametrize("length", [0, 1, CUT - 1, CUT, CUT + 1, 3_000_000])
+@pytest.mark.anyio
+@pytest.mark.parametrize("length", [0, 1, 65_536, 3_000_000])
 async def test_a_body_arrives_whole_and_can_be_sent_again(length):
     heard = []
 
@@ -40,5 +42,5 @@ async def test_a_body_arrives_whole_and_can_be_sent_again(length):
     assert heard == [(length, body, "application/json")] * 2
 
 
-def test_a_body_can_be_read_as_text(anyio_backend):
+def test_a_body_can_be_read_as_text():
     assert WholeBody('"ä"'.encode()).decode() == '"ä"'

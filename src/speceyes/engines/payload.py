@@ -1,4 +1,4 @@
-"""A request's body as it goes out: whole, without a copy, and in no more writes than need be.
+"""A request's body as it goes out: whole, in one write.
 
 It refuses to know what the bytes mean. Bodies hold pictures: the library's own way cuts them small,
 and goes once around the event loop for each cut.
@@ -6,12 +6,8 @@ and goes once around the event loop for each cut.
 
 from __future__ import annotations
 
-from typing import Final
-
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
-
-_FIRST_BYTES: Final = 16 * 1024  # what goes with the headers, which costs a copy
 
 
 class WholeBody(Payload):
@@ -27,10 +23,7 @@ class WholeBody(Payload):
         return self._value.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        view = memoryview(self._value)
-        await writer.write(view[:_FIRST_BYTES])
-        if len(view) > _FIRST_BYTES:
-            await writer.write(view[_FIRST_BYTES:])
+        await writer.write(self._value)
 
     async def write_with_length(
         self,
