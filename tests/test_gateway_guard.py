@@ -24,7 +24,7 @@ from speceyes.errors import (
 )
 from speceyes.funnel import serial
 from speceyes.gateway.guard.admission import Admission
-from speceyes.gateway.guard.bodies import ClientLeft, read_body
+from speceyes.gateway.guard.bodies import BodyRoom, ClientLeft
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.guard.buckets import full_bucket, take, whole_seconds
 from speceyes.gateway.guard.circuit import CLOSED, Closed, HalfOpen, Open, enter, leave, wait_s
@@ -688,7 +688,7 @@ async def test_large_down_a_small_screen_still_screens(p_tool, is_answered):
 
 # Bodies.
 
-LIMITS = Limits(max_body_bytes=10, body_timeout_s=5.0)
+LIMITS = Limits(max_body_bytes=10, max_held_bytes=25, body_timeout_s=5.0)
 
 
 def scope(*headers):
@@ -705,6 +705,18 @@ def arriving(*messages, gap_s=0.0):
         return left.pop(0)
 
     return receive
+
+
+async def read_body(scope, receive, limits, room=None):
+    room = room or BodyRoom(limits)
+    before = room.held_bytes
+    try:
+        body = await room.read(scope, receive)
+    except BaseException:
+        assert room.held_bytes == before
+        raise
+    assert room.held_bytes == before + len(body)
+    return body
 
 
 def piece(data, *, more=True):
@@ -747,6 +759,24 @@ async def test_a_body_that_trickles_comes_to_an_end():
 async def test_a_client_that_leaves_is_no_error_of_the_bodys():
     with pytest.raises(ClientLeft):
         await read_body(scope(), arriving(piece(b"ab"), {"type": "http.disconnect"}), LIMITS)
+
+
+@virtual
+async def test_bodies_are_read_only_as_far_as_there_is_room_for_all():
+    room = BodyRoom(LIMITS)
+    for _ in range(2):
+        await read_body(scope(), arriving(piece(b"0123456789", more=False)), LIMITS, room)
+    said = scope((b"content-length", b"6"))
+    with pytest.raises(NoRoom, match="hold 20 bytes already") as refused:
+        await read_body(said, arriving(), LIMITS, room)
+    assert refused.value.retry_after_s == 1.0
+    with pytest.raises(NoRoom):
+        await read_body(scope(), arriving(piece(b"abc"), piece(b"def")), LIMITS, room)
+    with anyio.move_on_after(1.0):
+        await read_body(scope(), arriving(piece(b"abc")), LIMITS, room)
+    assert room.held_bytes == 20
+    room.give_back(10)
+    assert await read_body(said, arriving(piece(b"abcdef", more=False)), LIMITS, room) == b"abcdef"
 
 
 def test_a_breaker_that_is_not_told_when_a_call_hangs_counts_no_cancellation():

@@ -772,6 +772,22 @@ async def test_more_requests_than_there_is_room_for():
         assert sorted(one.status for one in rest) == [200] * 6 + [429] * 6
 
 
+async def test_large_bodies_by_many_at_once():
+    limits = replace(LIMITS, max_held_bytes=3_000_000, body_timeout_s=3.0)
+    async with attacked(replace(SETTINGS, limits=limits)) as attack, AsyncExitStack() as stack:
+        for _ in range(3):
+            raw = await stack.enter_async_context(connected(attack.port))
+            await raw.send(raw_post(b" " * 900_000, length=900_001))
+        await asyncio.sleep(0.2)
+        got = await attack.post(b" " * 1_000_000)
+        assert (got.status, got.error["code"]) == (429, "no_room")
+        assert "retry-after" in got.headers
+        await attack.still_answers()
+        await stack.aclose()
+        await asyncio.sleep(0.2)
+        assert (await attack.post(b" " * 1_000_000)).status == 400
+
+
 async def test_one_key_that_asks_without_pause_leaves_room_for_others():
     keys = (
         Key(name="anna", sha256=hash_key("sk-anna"), requests_per_minute=20, max_in_flight=1),

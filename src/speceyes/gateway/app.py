@@ -24,6 +24,7 @@ from starlette.routing import Route as Path
 from speceyes.errors import RouteUnknown, SpecEyesError
 from speceyes.gateway.entrance import Entrance
 from speceyes.gateway.guard.admission import Admission
+from speceyes.gateway.guard.bodies import BodyRoom
 from speceyes.gateway.guard.browsers import is_loopback
 from speceyes.gateway.guard.keys import KeyRing
 from speceyes.gateway.images.fetching import Fetcher
@@ -110,6 +111,7 @@ def paths_of(gateway: Gateway) -> Sequence[BaseRoute]:
         routes=gateway.routes,
         keys=keys,
         admission=Admission(gateway.settings.limits, clock=gateway.clock),
+        bodies=BodyRoom(gateway.settings.limits),
         fetcher=gateway.fetcher,
         observer=gateway.observer,
         clock=gateway.clock,
