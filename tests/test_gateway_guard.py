@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+import tomllib
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +10,9 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from speceyes import cli
 from speceyes.engines.replay import Take, scripted, scripted_screen
 from speceyes.errors import (
     ContextTooLong,
@@ -116,6 +119,18 @@ def test_a_new_key_is_random_and_opens_what_its_hash_is_in():
     assert len(made) == 100
     key = made.pop()
     assert KeyRing([a_key("new", key)]).find(bearing(b"Bearer " + key.encode())).name == "new"
+
+
+def test_the_command_line_makes_a_key_and_the_entry_that_knows_it():
+    made = CliRunner().invoke(cli.build_app(), ["key", "team-a"])
+    assert made.exit_code == 0
+    (entry,) = tomllib.loads(made.stdout)["gateway"]["keys"]
+    found = KeyRing([Key(**entry)]).find(bearing(b"Bearer " + made.stderr.strip().encode()))
+    assert found.name == "team-a"
+    assert made.stderr.strip() not in made.stdout
+    refused = CliRunner().invoke(cli.build_app(), ["key", 'a"b'])
+    assert refused.exit_code != 0
+    assert "name" in refused.stderr
 
 
 # Rates.
