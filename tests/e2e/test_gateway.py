@@ -21,6 +21,7 @@ from tests.e2e.gateway_transcript import FILE, transcript
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SAID = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}}]})
+UNGATED = ("--small", "http://127.0.0.1:9/v1#a", "--large", "http://127.0.0.1:9/v1#b")
 ASKED = json.dumps({"model": "speceyes", "messages": [{"role": "user", "content": "hi"}]})
 
 
@@ -139,11 +140,18 @@ def test_a_mistake_in_the_settings_is_one_line_and_no_traceback(tmp_path: Path):
     assert (code, told.startswith("speceyes: gateway.prot: is unknown")) == (2, True)
 
 
-def test_what_cannot_be_opened_is_one_line_and_no_traceback(tmp_path: Path):
-    code, told = run("--small", "http://127.0.0.1:9/v1#a", "--large", "http://127.0.0.1:9/v1#b")
+def test_what_cannot_be_opened_is_one_line_and_no_traceback():
+    code, told = run(*UNGATED)
     assert code == 2
     assert "Traceback" not in told
     assert told.splitlines()[-1].startswith("speceyes: routes.speceyes.gate: none is known")
+
+
+def test_workers_that_cannot_start_end_it_and_say_why():
+    code, told = run(*UNGATED, "--workers", "2", "--port", "0")
+    assert code == 1
+    assert "Traceback" not in told
+    assert "routes.speceyes.gate: none is known" in told
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_loaded():

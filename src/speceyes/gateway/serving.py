@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Final
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from speceyes.errors import ConfigError
+from speceyes.errors import ConfigError, SpecEyesError
 from speceyes.gateway.app import GatewayApp
 from speceyes.gateway.guard.browsers import is_loopback
 from speceyes.gateway.guard.slow_clients import patient_protocol
@@ -25,6 +26,7 @@ from speceyes.gateway.settings import GatewaySettings
 
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 2048
+_HUNG_S: Final = 60  # a worker that says nothing for so long is replaced; models take time to load
 _FORM: Final = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 _TIME_FORM: Final = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -48,7 +50,10 @@ def serve(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> None
                     raise app.failure from None
                 raise
         else:
-            Multiprocess(_config(make_app, settings), sockets=[listener]).run()
+            workers = Multiprocess(_config(make_app, settings), sockets=[listener])
+            workers.run()
+            if any(worker.exitcode == STARTUP_FAILURE for worker in workers.processes):
+                raise SpecEyesError("the workers cannot start; the lines above say why")
 
 
 def configure_logging() -> None:
@@ -74,6 +79,7 @@ def _config(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> uv
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
+        timeout_worker_healthcheck=_HUNG_S,
         timeout_keep_alive=math.ceil(limits.keep_alive_s),
         timeout_graceful_shutdown=math.ceil(limits.drain_s),
     )
