@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 
 from speceyes.errors import PageRefused
 
@@ -18,13 +19,16 @@ def check_page(headers: Iterable[tuple[bytes, bytes]], *, is_local: bool) -> Non
     `is_local`: only this machine is served, so that no name but its own leads here in good faith.
     Raises: PageRefused.
     """
-    hosts = [value.lower() for name, value in headers if name == b"host"]
-    origins = [value.lower() for name, value in headers if name == b"origin"]
-    for origin in origins:
-        if [origin.partition(b"://")[2]] != hosts:
-            raise PageRefused(
-                "origin", "a page from elsewhere may not ask; give it a server of its own that does"
-            )
+    hosts, origins = [], []
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value.lower())
+        elif name == b"origin":
+            origins.append(value.lower())
+    if any([origin.partition(b"://")[2]] != hosts for origin in origins):
+        raise PageRefused(
+            "origin", "a page from elsewhere may not ask; give it a server of its own that does"
+        )
     if is_local and not all(map(_is_local, hosts)):
         raise PageRefused(
             "host",
@@ -41,9 +45,9 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@lru_cache(maxsize=64)
 def _is_local(host: bytes) -> bool:
     text = host.decode("latin-1")
-    name, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not name:
-        name, port = port, ""
-    return (not port or port.isdigit()) and is_loopback(name.strip("[]"))
+    head, colon, port = text.rpartition(":")
+    name = head if colon and (not port or port.isdigit()) else text
+    return is_loopback(name.removeprefix("[").removesuffix("]"))
