@@ -73,6 +73,9 @@ class Entrance:
             with anyio.move_on_after(_LAST_WORD_S, shield=True):
                 await fail(visit, EngineUnavailable("gateway", "is closing; ask again"), [])
             raise
+        except Exception as error:  # noqa: BLE001 - ends its request, loudly, and no other one
+            _LOG.exception("request_id=%s message=%r", visit.request_id, "a defect")
+            await self._refuse(visit, SpecEyesError(f"unexpected {type(error).__name__}"), "defect")
         finally:
             self.bodies.give_back(visit.bytes_in)
             visit.end()
@@ -140,9 +143,6 @@ class Entrance:
             await self._refuse(visit, error, "deadline")
         except SpecEyesError as error:
             await self._refuse(visit, error, _reason_of(error, visit))
-        except Exception as error:  # noqa: BLE001 - ends its request, loudly, and no other one
-            _LOG.exception("request_id=%s message=%r", visit.request_id, "a defect")
-            await self._refuse(visit, SpecEyesError(f"unexpected {type(error).__name__}"), "defect")
 
     async def _serve(self, came: _Came, visit: Visit) -> None:
         asked, route = came.asked, came.route
