@@ -27,7 +27,7 @@ from speceyes.errors import (
 )
 from speceyes.funnel import serial
 from speceyes.gateway.guard.admission import Admission
-from speceyes.gateway.guard.bodies import BodyRoom, ClientLeft
+from speceyes.gateway.guard.bodies import ARRIVED, BodyRoom, ClientLeft
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.guard.buckets import full_bucket, take, whole_seconds
 from speceyes.gateway.guard.circuit import CLOSED, Closed, HalfOpen, Open, enter, leave, wait_s
@@ -743,6 +743,15 @@ async def test_a_body_is_read_whole():
     whole = arriving(piece(b"abc"), piece(b""), piece(b"defghij", more=False))
     assert await read_body(scope((b"content-length", b"10")), whole, LIMITS) == b"abcdefghij"
     assert await read_body(scope(), arriving(piece(b"", more=False)), LIMITS) == b""
+
+
+@virtual
+@pytest.mark.parametrize("has_arrived", [True, False])
+async def test_a_body_that_is_all_there_is_read_the_same(has_arrived):
+    told = scope() | {"state": {ARRIVED: lambda: has_arrived}}
+    assert await read_body(told, arriving(piece(b"ab", more=False)), LIMITS) == b"ab"
+    with pytest.raises(RequestTooLarge):
+        await read_body(told, arriving(piece(b"a" * 11, more=False)), LIMITS)
 
 
 @virtual

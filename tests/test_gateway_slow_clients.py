@@ -5,6 +5,7 @@ from time import monotonic
 
 import pytest
 
+from speceyes.gateway.guard.bodies import ARRIVED
 from speceyes.gateway.settings import Limits
 from tests.raw_http import connected, exchange, listening
 
@@ -24,12 +25,14 @@ class Echo:
 
     def __init__(self):
         self.asked = []
+        self.arrived = []
         self.left = 0
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             raise NotImplementedError
         body = b""
+        self.arrived.append(scope["state"][ARRIVED]())
         while scope["path"] != "/early":
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -280,6 +283,21 @@ async def test_what_is_left_of_a_body_after_its_reply_is_taken_in_but_not_for_ev
             got = await raw.got()
             sending.cancel()
             assert (got.data, got.is_closed) == (b"", True)
+
+
+async def test_the_application_is_told_if_a_body_is_all_there():
+    app = Echo()
+    async with listening(app, LIMITS) as port, connected(port) as raw:
+        post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+        await raw.send(post + b"abcde")
+        await raw.got(until=b"ok")
+        await raw.send(post)
+        await asyncio.sleep(0.1)
+        await raw.send(b"abcde" + GET)
+        await raw.got(until=b"ok")
+        await raw.got(quiet_s=0.2)
+    assert app.arrived == [True, False, True]
+    assert [body for _, _, body in app.asked] == [b"abcde", b"abcde", b""]
 
 
 async def test_a_client_that_leaves_within_its_body_is_told_to_the_application():

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from speceyes.gateway.guard.bodies import ARRIVED
 from speceyes.gateway.settings import Limits
 
 
@@ -95,6 +96,8 @@ class PatientProtocol(HttpToolsProtocol):
             self._refuse_long_head()
         else:
             super().on_headers_complete()
+            cycle = self.cycle
+            self.scope["state"][ARRIVED] = lambda: not cycle.more_body
 
     def on_body(self, body: bytes) -> None:
         if not self._is_refused:
