@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from speceyes.errors import ConfigError
 
@@ -97,7 +97,7 @@ class ImageSettings:
     def __post_init__(self) -> None:
         _check_counts(self, "max_bytes", "max_pixels", "max_count")
         _check_times(self, "timeout_s")
-        known = Format.__args__  # type: ignore[attr-defined]
+        known = get_args(Format)
         for name in self.formats:
             if name not in known:
                 raise ConfigError("formats", f"{name!r} is unknown; choose from {', '.join(known)}")
