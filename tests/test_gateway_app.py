@@ -234,6 +234,13 @@ async def test_a_bound_on_tokens_bounds_the_small_model_and_never_more():
         assert [call.request.max_tokens for call in rig.small.calls] == [tokens]
 
 
+async def test_a_bound_on_tokens_is_no_bound_on_the_agent_and_that_is_told():
+    accepted, _ = await ask(ACCEPTED, body(max_tokens=500))
+    fallen, _ = await ask(FALLEN, body(max_tokens=500, max_completion_tokens=7))
+    assert accepted.json()["speceyes"]["not_applied"] == []
+    assert fallen.json()["speceyes"]["not_applied"] == ["max_tokens", "max_completion_tokens"]
+
+
 async def test_what_was_not_applied_is_told():
     greedy = RouteSettings(on_sampling="greedy")
     reply, _ = await ask(ACCEPTED, body(temperature=0.7, user="me"), route=greedy)

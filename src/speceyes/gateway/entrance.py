@@ -201,6 +201,7 @@ def _teller(came: _Came, visit: Visit) -> Callable[[], Told]:
             large_model=route.large.model(),
             screened_by=route.screened_by,
             not_applied=came.not_applied,
+            bounds=came.asked.bounds,
             wants_boxes=came.asked.wants_boxes,
         )
 

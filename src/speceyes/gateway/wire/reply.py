@@ -25,7 +25,8 @@ class Told:
     """What a reply says beside the answer, known before there is one.
 
     `small_model` and `large_model` are what the two engines are called; `screened_by` is the one
-    that does Phase I.
+    that does Phase I. `not_applied` names fields of the request that were not followed, `bounds`
+    those that are followed only if the small model answers.
     """
 
     request_id: str
@@ -34,6 +35,7 @@ class Told:
     large_model: str
     screened_by: EngineRole = "large"
     not_applied: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
     wants_boxes: bool = False
 
     @property
@@ -97,7 +99,7 @@ def way_of(answer: Answer, told: Told) -> Json:
             role: usage_object(usage) for role, usage in usage_by_engine(answer, told).items()
         },
         "is_degraded": answer.is_degraded,
-        "not_applied": list(told.not_applied),
+        "not_applied": [*told.not_applied, *(told.bounds if answer.route == "agentic" else ())],
     }
     if told.wants_boxes:
         way["boxes"] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -19,6 +19,8 @@ from speceyes.gateway.wire.fields import FIELDS, Wishes
 from speceyes.gateway.wire.turns import Outside, Reading, Turn
 from speceyes.gateway.wire.values import is_null, read_fields, read_value
 
+_BOUNDS: Final = ("max_tokens", "max_completion_tokens")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
@@ -26,7 +28,7 @@ class Asked:
 
     `fields` is the whole body, to be passed on. `outside` is all that keeps it from the method,
     and `turns` are whole only if that is nothing. `not_applied` names the fields that the method
-    does not follow.
+    does not follow; `bounds` those that bound the small model's answer, and not the agent's work.
     """
 
     model: str
@@ -35,6 +37,7 @@ class Asked:
     outside: tuple[Outside, ...] = ()
     not_applied: tuple[str, ...] = ()
     max_tokens: int | None = None
+    bounds: tuple[str, ...] = ()
     is_stream: bool = False
     include_usage: bool = False
     wants_boxes: bool = False
@@ -50,6 +53,7 @@ def read_request(body: bytes) -> Asked:
         raise RequestMalformed("messages", "is missing; send the conversation")
     reading = Reading()
     reading.read(values["messages"])
+    bounds = tuple(name for name in _BOUNDS if name in values)
     wishes: Wishes = values.get("speceyes", Wishes())
     return Asked(
         model=values["model"],
@@ -57,7 +61,8 @@ def read_request(body: bytes) -> Asked:
         turns=tuple(reading.turns),
         outside=(*reading.outside, *_outside_of(values)),
         not_applied=(*_left_out(values), *reading.not_applied),
-        max_tokens=values.get("max_completion_tokens", values.get("max_tokens")),
+        max_tokens=min((values[name] for name in bounds), default=None),
+        bounds=bounds,
         is_stream=values.get("stream", False),
         include_usage=values.get("stream_options", {}).get("include_usage") is True,
         wants_boxes=wishes.boxes,
