@@ -85,7 +85,7 @@ def _chat() -> Json:
                 "headers": _way_headers(),
                 "content": {
                     "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}},
-                    "text/event-stream": {"schema": _TEXT},
+                    "text/event-stream": {},
                 },
             },
             **_errors(*codes),
