@@ -82,10 +82,11 @@ def _lines(url: str) -> Iterator[str]:
     yield "=== curl, outside the method, with no server to pass it on to"
     yield _plain(_curl(url, outside))
     yield "=== openai, the same"
-    try:
-        OpenAI(base_url=f"{url}/v1", api_key="none").chat.completions.create(**outside)
-    except BadRequestError as error:
-        yield _plain(f"{type(error).__name__}: {error.param} {error.code}: {error.message}")
+    with _client(url) as client:
+        try:
+            client.chat.completions.create(**outside)
+        except BadRequestError as error:
+            yield _plain(f"{type(error).__name__}: {error.param} {error.code}: {error.message}")
 
 
 def _curl(url: str, asked: dict[str, Any]) -> str:
@@ -95,17 +96,20 @@ def _curl(url: str, asked: dict[str, Any]) -> str:
 
 
 def _whole(url: str, asked: dict[str, Any]) -> str:
-    client = OpenAI(base_url=f"{url}/v1", api_key="none")
-    said = client.chat.completions.create(**asked, extra_body={"speceyes": {"boxes": True}})
+    with _client(url) as client:
+        said = client.chat.completions.create(**asked, extra_body={"speceyes": {"boxes": True}})
     return json.dumps(said.to_dict(), indent=1)
 
 
 def _stream(url: str, asked: dict[str, Any]) -> str:
-    client = OpenAI(base_url=f"{url}/v1", api_key="none")
-    chunks = client.chat.completions.create(
-        **asked, stream=True, stream_options={"include_usage": True}
-    )
+    usage = {"include_usage": True}
+    with _client(url) as client:
+        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options=usage))
     return "\n".join(json.dumps(chunk.to_dict()) for chunk in chunks)
+
+
+def _client(url: str) -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key="none")
 
 
 def _plain(text: str) -> str:
