@@ -3,6 +3,7 @@
 import random
 import subprocess
 import tomllib
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -32,6 +33,7 @@ from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.guard.buckets import full_bucket, take, whole_seconds
 from speceyes.gateway.guard.circuit import CLOSED, Closed, HalfOpen, Open, enter, leave, wait_s
 from speceyes.gateway.guard.keys import KeyRing, hash_key, new_key
+from speceyes.gateway.guard.pixels import PixelRoom
 from speceyes.gateway.settings import BreakerSettings, Key, Limits
 from speceyes.types import GenerateRequest, Message, Text
 from tests.stand_ins import ACCEPTED, NEEDS_TOOL, REJECTED, Plan, a_funnel, a_query, engines
@@ -549,6 +551,36 @@ async def test_giving_up_on_an_engine_counts_only_if_it_hung(patience_s, opens):
 
 
 @virtual
+async def test_a_slow_call_that_is_given_up_on_while_others_succeed_is_no_evidence():
+    fickle = Fickle()
+    engine, breaker, _ = guard(fickle)
+    for _ in range(5):
+        async with anyio.create_task_group() as tasks:
+            fickle.does = 1000.0
+            tasks.start_soon(engine.generate, REQUEST)
+            await anyio.sleep(25.0)
+            fickle.does = None
+            await engine.generate(REQUEST)
+            tasks.cancel_scope.cancel()
+    assert breaker.state == "closed"
+
+
+@virtual
+async def test_a_reply_that_has_begun_speaks_for_the_engine_whoever_leaves():
+    _, breaker, _ = guard(Fickle())
+    for _ in range(5):
+        with anyio.move_on_after(100.0), breaker.call() as call:
+            call.hear()
+            await anyio.sleep(1000.0)
+    assert breaker.state == "closed"
+    for _ in range(3):
+        with suppress(EngineUnavailable), breaker.call() as call:
+            call.hear()
+            raise DOWN  # it broke off
+    assert breaker.state == "open"
+
+
+@virtual
 async def test_a_trial_that_its_caller_leaves_makes_room_for_the_next():
     fickle = Fickle()
     engine, breaker, _ = guard(fickle)
@@ -804,4 +836,51 @@ async def test_bodies_are_read_only_as_far_as_there_is_room_for_all():
 
 
 def test_a_breaker_that_is_not_told_when_a_call_hangs_counts_no_cancellation():
-    assert not Breaker("e", SETTINGS).is_hung(1e9)
+    assert not Breaker("e", SETTINGS).is_hung(-1e9)
+
+
+# Pixels.
+
+
+async def work_on(room, pixels, *, for_s=1.0, log=None):
+    async with room.hold(pixels):
+        if log is not None:
+            log.append((pixels, anyio.current_time()))
+        await anyio.sleep(for_s)
+
+
+@virtual
+async def test_pixels_that_do_not_fit_wait_in_order_and_small_ones_do_not_overtake():
+    room, log, began_s = PixelRoom(100, timeout_s=10.0), [], anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for pixels in (60, 70, 10, 5):
+            tasks.start_soon(partial(work_on, room, pixels, log=log))
+            await anyio.lowlevel.checkpoint()
+    assert log[0] == (60, began_s)
+    assert sorted(log[1:]) == [(pixels, began_s + 1.0) for pixels in (5, 10, 70)]
+    assert room.held == 0
+
+
+@virtual
+async def test_more_pixels_than_there_is_room_for_are_worked_on_alone():
+    room, log, began_s = PixelRoom(100, timeout_s=10.0), [], anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for pixels in (500, 50, 600):
+            tasks.start_soon(partial(work_on, room, pixels, log=log))
+            await anyio.lowlevel.checkpoint()
+    assert log == [(500, began_s), (50, began_s + 1.0), (600, began_s + 2.0)]
+
+
+@virtual
+async def test_who_finds_no_room_for_pixels_in_time_or_leaves_holds_up_nobody():
+    room, log = PixelRoom(100, timeout_s=3.0), []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(work_on, room, 80, for_s=5.0))
+        await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(1.0):
+            await work_on(room, 90)
+        with pytest.raises(NoRoom, match=r"pictures of 80 pixels .* these have 90"):
+            await work_on(room, 90)
+        await work_on(room, 20, log=log)
+    assert len(log) == 1
+    assert room.held == 0

@@ -788,6 +788,22 @@ async def test_large_bodies_by_many_at_once():
         assert (await attack.post(b" " * 1_000_000)).status == 400
 
 
+async def test_many_pictures_that_are_small_as_files_and_large_as_pixels():
+    images = replace(IMAGES, max_pixels=1_000_000, max_held_pixels=1_500_000)
+    limits = replace(LIMITS, queue_timeout_s=0.5)
+    buffer = io.BytesIO()
+    Image.new("RGB", (1000, 1000)).save(buffer, "PNG")
+    body = question(data_url(buffer.getvalue()))
+    async with attacked(replace(SETTINGS, images=images, limits=limits)) as attack:
+        attack.large.hold(100)
+        asking = [asyncio.create_task(attack.post(body)) for _ in range(4)]
+        refused = [await one for one in asyncio.as_completed(asking[1:])]
+        assert [got.status for got in refused] == [429] * 3
+        attack.large.release()
+        assert (await asking[0]).status == 200
+        assert (await attack.post(body)).status == 200
+
+
 async def test_one_key_that_asks_without_pause_leaves_room_for_others():
     keys = (
         Key(name="anna", sha256=hash_key("sk-anna"), requests_per_minute=20, max_in_flight=1),

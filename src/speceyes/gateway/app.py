@@ -27,6 +27,7 @@ from speceyes.gateway.guard.admission import Admission
 from speceyes.gateway.guard.bodies import BodyRoom
 from speceyes.gateway.guard.browsers import is_loopback
 from speceyes.gateway.guard.keys import KeyRing
+from speceyes.gateway.guard.pixels import PixelRoom
 from speceyes.gateway.images.fetching import Fetcher
 from speceyes.gateway.locks import Locked
 from speceyes.gateway.observing import AsgiApp, Observer, Receive, Scope, Send
@@ -111,7 +112,10 @@ def paths_of(gateway: Gateway) -> Sequence[BaseRoute]:
         routes=gateway.routes,
         keys=keys,
         admission=Admission(gateway.settings.limits, clock=gateway.clock),
-        bodies=BodyRoom(gateway.settings.limits),
+        bodies=BodyRoom(settings.limits),
+        pixels=PixelRoom(
+            settings.images.max_held_pixels, timeout_s=settings.limits.queue_timeout_s
+        ),
         fetcher=gateway.fetcher,
         observer=gateway.observer,
         clock=gateway.clock,

@@ -29,6 +29,7 @@ from speceyes.gateway.answering import Job, answer_stream, answer_whole, fail
 from speceyes.gateway.guard.admission import Admission
 from speceyes.gateway.guard.bodies import BodyRoom, ClientLeft
 from speceyes.gateway.guard.keys import KeyRing
+from speceyes.gateway.guard.pixels import PixelRoom
 from speceyes.gateway.images.fetching import Fetcher
 from speceyes.gateway.images.opening import open_images
 from speceyes.gateway.observing import EndedReason, Observer, Receive, Scope, Send
@@ -57,6 +58,7 @@ class Entrance:
     keys: KeyRing
     admission: Admission
     bodies: BodyRoom
+    pixels: PixelRoom
     fetcher: Fetcher
     observer: Observer
     clock: Callable[[], float] = time.monotonic
@@ -161,10 +163,11 @@ class Entrance:
             told=_teller(came, visit),
             include_usage=asked.include_usage,
         )
-        if asked.is_stream:
-            await answer_stream(job, visit, self.settings.streaming)
-        else:
-            await answer_whole(job, visit)
+        async with self.pixels.hold(sum(one.width_px * one.height_px for one in pictures.values())):
+            if asked.is_stream:
+                await answer_stream(job, visit, self.settings.streaming)
+            else:
+                await answer_whole(job, visit)
 
     async def _refuse(self, visit: Visit, error: SpecEyesError, reason: EndedReason) -> None:
         visit.fail(error, reason)

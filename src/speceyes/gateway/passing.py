@@ -43,6 +43,7 @@ async def pass_on(
         with route.large.breaker.call() as call:
             model = await route.relay.find_model()
             async with route.relay.call(passed_on(asked, model), headers) as response:
+                call.hear()
                 if response.status in _DOWN:
                     call.fail()
                 told = way_headers({"route": "bypass", "reason": outside.reason})

@@ -90,12 +90,14 @@ class ImageSettings:
     allow: tuple[str, ...] = ()
     max_bytes: int = 32 * _MIB
     max_pixels: int = 100_000_000
+    max_held_pixels: int = 2_000_000_000  # of all requests' pictures together, in one worker
     max_count: int = 16
     timeout_s: float = 10.0
     formats: tuple[str, ...] = ("gif", "jpeg", "png", "webp")
 
     def __post_init__(self) -> None:
         _check_counts(self, "max_bytes", "max_pixels", "max_count")
+        _check_counts(self, "max_held_pixels", least=self.max_pixels)
         _check_times(self, "timeout_s")
         known = get_args(Format)
         for name in self.formats:

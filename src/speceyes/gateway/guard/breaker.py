@@ -37,8 +37,8 @@ def _hear_nothing(state: BreakerState) -> None:
 class Breaker:
     """Keep one engine's circuit. `tell` hears of each new state.
 
-    `hung_after_s`: a call that is cancelled after so long without a reply counts as failed, since
-    whoever waits for an engine that hangs gives up before it does.
+    `hung_after_s`: a call that is cancelled after so long without a reply counts as failed, if none
+    succeeded meanwhile: whoever waits for an engine that hangs gives up before it does.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Breaker:
         self._tell = tell
         self._clock = clock
         self._circuit: Circuit = CLOSED
+        self._succeeded_at_s = -math.inf
 
     @property
     def state(self) -> BreakerState:
@@ -98,11 +99,14 @@ class Breaker:
     def end(self, outcome: Outcome, *, is_trial: bool) -> None:
         """End a call that was begun."""
         now_s = self._clock()
+        if outcome == "succeeded":
+            self._succeeded_at_s = now_s
         self._move(leave(self._circuit, self._settings, outcome, now_s=now_s, is_trial=is_trial))
 
-    def is_hung(self, waited_s: float) -> bool:
-        """Say if a call that was given up on after so long speaks against the engine."""
-        return waited_s >= self._hung_after_s
+    def is_hung(self, since_s: float) -> bool:
+        """Say if a call that began then, and is given up on now, speaks against the engine."""
+        is_late = self._clock() - since_s >= self._hung_after_s
+        return is_late and self._succeeded_at_s < since_s
 
     @property
     def now_s(self) -> float:
@@ -120,21 +124,26 @@ class Call:
     """One call of an engine, within `with`: how it ends tells of the engine.
 
     Failed: EngineUnavailable, EngineTimeout, a cancellation after `hung_after_s`, or `fail()`.
-    Succeeded: an end without an error, or ContextTooLong, which an engine that is there says. All
-    else is no evidence, for a caller can bring it about.
+    Succeeded: an end without an error, ContextTooLong, which an engine that is there says, or a
+    cancellation after `hear()`. All else is no evidence, for a caller can bring it about.
     """
 
-    __slots__ = ("_breaker", "_has_failed", "_is_trial", "_since_s")
+    __slots__ = ("_breaker", "_has_failed", "_is_heard", "_is_trial", "_since_s")
 
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self._is_trial = False
         self._has_failed = False
+        self._is_heard = False
         self._since_s = 0.0
 
     def fail(self) -> None:
         """Count it as failed, though no error shows it."""
         self._has_failed = True
+
+    def hear(self) -> None:
+        """Note that a reply has begun: who leaves from now on says nothing against the engine."""
+        self._is_heard = True
 
     def __enter__(self) -> Call:
         self._is_trial = self._breaker.begin()
@@ -154,9 +163,11 @@ class Call:
             return "failed"
         if error is None or isinstance(error, ContextTooLong):
             return "succeeded"
-        is_cancelled = not isinstance(error, Exception)
-        waited_s = self._breaker.now_s - self._since_s
-        return "failed" if is_cancelled and self._breaker.is_hung(waited_s) else "abandoned"
+        if isinstance(error, Exception):
+            return "abandoned"
+        if self._is_heard:
+            return "succeeded"
+        return "failed" if self._breaker.is_hung(self._since_s) else "abandoned"
 
 
 class GuardedEngine:

@@ -110,8 +110,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._in_head:  # the rest of a body that nobody waits for gets no longer than a head
-            self._limit_head()
+        if not self._in_head and self.cycle.response_complete:
+            self._limit_head()  # the rest of a body that nobody waits for gets no longer than that
 
     def pause_writing(self) -> None:
         super().pause_writing()
