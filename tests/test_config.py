@@ -56,6 +56,7 @@ def test_settings_are_frozen():
     ("field", "value"),
     [
         ("screen_by", "medium"),
+        ("screen_prompt", "other"),
         *[
             (field.name, value)
             for field in fields(Settings)

@@ -218,7 +218,20 @@ class SpecEyes:
                 "none is known for these engines, and a threshold is valid only for what it was "
                 "calibrated with; give a GateSpec, or --gate (paper is the published one)",
             )
-        return gate, screen or ScreenSpec()
+        return gate, self._asked(screen or ScreenSpec())
+
+    def _asked(self, screen: ScreenSpec) -> ScreenSpec:
+        prompt = self.settings.screen_prompt
+        if prompt is None or prompt == screen.prompt:
+            return screen
+        if self.screen is not None:
+            raise ConfigError(
+                "screen_prompt",
+                f"is {prompt}, but the screen given was made for the prompt {screen.prompt!r}; "
+                "leave one of the two out",
+            )
+        # A threshold is valid only for the words it was found with.
+        return ScreenSpec(prompt=prompt)
 
     def _protocol(self, tuning: Tuning | None) -> ToolProtocol:
         if not isinstance(self.protocol, str):

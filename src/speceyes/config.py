@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias, cast, get_args
 
 from speceyes.errors import ConfigError
 from speceyes.protocols import PROTOCOLS
+from speceyes.screen import ScreenPrompt
 
 PolicyName: TypeAlias = Literal["serial", "agent_only", "small_only"]
 ScreenBy: TypeAlias = Literal["large", "small", "none"]
@@ -34,7 +35,8 @@ _TIMEOUTS: Final = ("screen_timeout_s", "speculate_timeout_s", "fall_back_timeou
 class Settings:
     """Say how queries are answered, apart from who answers them.
 
-    `screen_by`: which engine does Phase I; "none" speculates on everything. `max_turns` and
+    `screen_by`: which engine does Phase I; "none" speculates on everything. `screen_prompt`: how it
+    is asked; None is what the screen says. `max_turns` and
     `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
     what the model sees, for a server set to other bounds than the protocol's release.
     `evidence_k`: candidates a token to ask the small model for, if more than the gate reads.
@@ -46,6 +48,7 @@ class Settings:
     """
 
     screen_by: ScreenBy = "large"
+    screen_prompt: ScreenPrompt | None = None
     degrade: bool = False
     max_answer_tokens: int = 20  # of the small model; as in the reference code
     evidence_k: int = 0
@@ -61,6 +64,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_choice("screen_by", self.screen_by, get_args(ScreenBy))
+        if self.screen_prompt is not None:
+            _check_choice("screen_prompt", self.screen_prompt, get_args(ScreenPrompt))
         for name in _LEAST_ONE:
             bound: int | None = getattr(self, name)
             if bound is not None and bound < 1:
@@ -92,6 +97,12 @@ def parse_screen_by(text: str) -> ScreenBy:
     """Read who does Phase I. Raises: ConfigError naming the choices."""
     _check_choice("screen", text, get_args(ScreenBy))
     return cast(ScreenBy, text)
+
+
+def parse_screen_prompt(text: str) -> ScreenPrompt:
+    """Read how Phase I is asked. Raises: ConfigError naming the choices."""
+    _check_choice("screen_prompt", text, get_args(ScreenPrompt))
+    return cast(ScreenPrompt, text)
 
 
 def _check_choice(field: str, text: str, choices: tuple[str, ...]) -> None:

@@ -62,6 +62,10 @@ class Prompts(Protocol):
         """Ask whether the query needs a tool: yes or no."""
         ...
 
+    def screen_within(self, opening: Conversation, /) -> Conversation:
+        """Ask the same at the end of the agent's own opening."""
+        ...
+
     def speculate(self, query: Query, views: tuple[View, ...], /) -> Conversation:
         """Ask for the answer and nothing else."""
         ...
@@ -148,8 +152,7 @@ class Passage:
         engine, spec = self.parts.screener, self.rules.screen
         if engine is None:
             return None
-        conversation = self.parts.prompts.screen(self.query, self.sight.views)
-        request = _screen_request(conversation, spec)
+        request = self._screen_request(spec)
         try:
             with self._phase("screen"):
                 generation = await _ask_within(self.rules.screen_timeout_s, engine, request)
@@ -210,6 +213,19 @@ class Passage:
             return Answered(*self._stamp(), spare, "degraded", "agent_failed")
         return Answered(*self._stamp(), text, "agentic", reason)
 
+    def _screen_request(self, spec: ScreenSpec) -> GenerateRequest:
+        prompts, protocol = self.parts.prompts, self.parts.agent.protocol
+        if spec.prompt == "shared":
+            opening = protocol.opening(self.query, self.sight.views)
+            # With the agent's tools, which a chat template may show before all else.
+            asked = request_for(prompts.screen_within(opening), spec.max_tokens)
+            asked = replace(asked, tools=protocol.tools)
+        else:
+            asked = request_for(prompts.screen(self.query, self.sight.views), spec.max_tokens)
+        if spec.rule == "text":
+            return asked
+        return replace(asked, max_tokens=1, top_logprobs=spec.top_logprobs, choices=SCREEN_WORDS)
+
     async def _run_agent(self) -> str:
         agent, timeout_s = self.parts.agent, self.rules.fall_back_timeout_s
         try:
@@ -242,13 +258,6 @@ class Passage:
 
     def _stamp(self) -> tuple[str, float]:
         return self.narrator.stamp()
-
-
-def _screen_request(conversation: Conversation, spec: ScreenSpec) -> GenerateRequest:
-    if spec.rule == "text":
-        return request_for(conversation, spec.max_tokens)
-    request = request_for(conversation, 1, top_logprobs=spec.top_logprobs)
-    return replace(request, choices=SCREEN_WORDS)
 
 
 async def _ask_within(timeout_s: float, engine: Engine, request: GenerateRequest) -> Generation:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from speceyes.bench.manifest import Manifest
     from speceyes.bench.terminal import LiveProgress
     from speceyes.phases import Parts, Rules
+    from speceyes.screen import ScreenSpec
 
 KEPT_K: Final = 96  # candidates of each token kept as evidence; the largest K that was published
 WARM_UP_ITEMS: Final = 3
@@ -188,7 +189,7 @@ def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
         screen=rules.screen,
         settings=job.choices.settings,
         least_score=job.least_score,
-        prompts=_prompts(job.choices),
+        prompts=_prompts(job.choices, rules.screen),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=read_commit(),
         versions=read_versions(),
@@ -197,8 +198,8 @@ def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
     )
 
 
-def _prompts(choices: Choices) -> dict[str, str]:
-    from speceyes.prompts import SCREEN_ID, SPECULATE_ID
+def _prompts(choices: Choices, screen: ScreenSpec) -> dict[str, str]:
+    from speceyes.prompts import SCREEN_ID, SCREEN_WITHIN_ID, SPECULATE_ID
 
     own = {"system": choices.system_prompt, "user": choices.user_prompt}
     named = {
@@ -206,4 +207,5 @@ def _prompts(choices: Choices) -> dict[str, str]:
         for name, text in own.items()
         if text is not None
     }
-    return {"screen": SCREEN_ID, "speculate": SPECULATE_ID, **named}
+    screen_id = SCREEN_WITHIN_ID if screen.prompt == "shared" else SCREEN_ID
+    return {"screen": screen_id, "speculate": SPECULATE_ID, **named}
