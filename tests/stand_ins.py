@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from speceyes.agent import Agent
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
-from speceyes.funnel import Funnel, serial
+from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.phases import Parts, Rules
+from speceyes.policies.fixed import serial
 from speceyes.screen import ScreenSpec
 from speceyes.types import (
     Box,

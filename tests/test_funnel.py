@@ -28,9 +28,9 @@ from speceyes.events import (
     fold,
     usage_by_phase,
 )
-from speceyes.funnel import agent_only, serial
 from speceyes.phases import Passage
 from speceyes.screen import ScreenSpec
+from speceyes.policies.fixed import agent_only, serial
 from speceyes.types import Box, Evidence, Usage
 from tests.stand_ins import (
     ACCEPTED,

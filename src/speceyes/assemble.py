@@ -40,10 +40,11 @@ from speceyes.engine_names import (
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
-from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial, small_only
+from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
+from speceyes.policies.fixed import Policy, agent_only, serial, small_only
 from speceyes.protocols import make_protocol
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
