@@ -254,14 +254,16 @@ class SpecEyes:
             )
         if least is not None or most is not None:
             raise ConfigError("settings", "the built-in large model sees views of one size only")
-        if self.protocol != tuning.protocol.name:
+        known = tuning.protocols.get(self.protocol)
+        if known is None:
             raise ConfigError(
                 "protocol",
-                f"the built-in large model speaks {tuning.protocol.name}, not {self.protocol}",
+                f"the built-in large model speaks {' and '.join(tuning.protocols)}, "
+                f"not {self.protocol}",
             )
         if system is None and user is None:
-            return tuning.protocol
-        return replace(tuning.protocol, system_prompt=system, user_prompt=user)
+            return known
+        return replace(known, system_prompt=system, user_prompt=user)
 
 
 def arrange(choices: Choices) -> SpecEyes:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from speceyes.agent import Agent, Narrator, Sight, ask, request_for
+from speceyes.earlier import splice
 from speceyes.errors import (
     AgentError,
     EngineError,
@@ -53,6 +54,7 @@ from speceyes.types import (
 )
 
 _T = TypeVar("_T")
+Prompt: TypeAlias = Callable[[Query, tuple[View, ...]], Conversation]
 
 
 class Prompts(Protocol):
@@ -172,7 +174,7 @@ class Passage:
 
     async def speculate(self) -> Attempt:
         """Phases II and III: let the small model answer, and gate what it said."""
-        conversation = self.parts.prompts.speculate(self.query, self.sight.views)
+        conversation = self._spliced(self.parts.prompts.speculate)
         request = request_for(
             conversation,
             self.rules.max_answer_tokens,
@@ -232,17 +234,20 @@ class Passage:
         return Answered(*self._stamp(), spare, "degraded", "agent_failed")
 
     def _screen_request(self, spec: ScreenSpec) -> GenerateRequest:
-        prompts, protocol = self.parts.prompts, self.parts.agent.protocol
+        protocol = self.parts.agent.protocol
         if spec.prompt == "shared":
-            opening = protocol.opening(self.query, self.sight.views)
             # With the agent's tools, which a chat template may show before all else.
-            asked = request_for(prompts.screen_within(opening), spec.max_tokens)
+            asked = request_for(self._spliced(self._screen_within), spec.max_tokens)
             asked = replace(asked, tools=protocol.tools)
         else:
-            asked = request_for(prompts.screen(self.query, self.sight.views), spec.max_tokens)
+            asked = request_for(self._spliced(self.parts.prompts.screen), spec.max_tokens)
         if spec.rule == "text":
             return asked
         return replace(asked, max_tokens=1, top_logprobs=spec.top_logprobs, choices=SCREEN_WORDS)
+
+    def _screen_within(self, query: Query, views: tuple[View, ...]) -> Conversation:
+        opening = self.parts.agent.protocol.opening(query, views)
+        return self.parts.prompts.screen_within(opening)
 
     async def _run_agent(self) -> str:
         agent, timeout_s = self.parts.agent, self.rules.fall_back_timeout_s
@@ -253,6 +258,9 @@ class Passage:
                 return await agent.run(self.query, self.sight, self.narrator)
         except TimeoutError:
             raise EngineTimeout(agent.engine.name, f"no answer within {timeout_s:g} s") from None
+
+    def _spliced(self, prompt: Prompt) -> Conversation:
+        return splice(self.query.earlier, prompt(self.query, self.sight.views))
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
