@@ -30,6 +30,7 @@ from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.pictures import decode, encode_png
 from speceyes.protocols import PROTOCOLS
+from speceyes.protocols.closer import Closer
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.protocols.thyme import Thyme
 from speceyes.screen import ScreenSpec
@@ -94,6 +95,7 @@ class Pair:
             gate=GATE,
             screen=ScreenSpec(top_logprobs=7),
             protocols={"deepeyes": VIEWED, "thyme": Thyme(min_px=112 * 112, max_px=112 * 112)},
+            closer=Closer(extent=None),
         )
 
     def load(self, role):

@@ -46,6 +46,7 @@ from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
 from speceyes.policies.fixed import Policy, agent_only, serial, small_only
 from speceyes.protocols import make_protocol
+from speceyes.protocols.closer import Closer
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
 from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
@@ -170,6 +171,7 @@ class SpecEyes:
         # What can be refused is refused before any engine is opened.
         gate, screen = self._specs(tuning if is_pair else None)
         is_tuned = isinstance(sources["large"], BuiltinEngine)
+        is_small_tuned = isinstance(sources["small"], BuiltinEngine)
         protocol = self._protocol(tuning if is_tuned else None)
         tools = await self._tools(protocol, stack)
         small = large = await self._open("small", sources["small"], stack)
@@ -179,6 +181,7 @@ class SpecEyes:
             small=small,
             screener={"large": large, "small": small, "none": None}[settings.screen_by],
             agent=_agent(large, protocol, settings, tools=tools),
+            closer=self._closer(tuning if is_small_tuned else None),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
@@ -233,6 +236,13 @@ class SpecEyes:
             )
         # A threshold is valid only for the words it was found with.
         return ScreenSpec(prompt=prompt)
+
+    def _closer(self, tuning: Tuning | None) -> Closer | None:
+        if self.settings.depth == 0:
+            return None
+        if tuning is not None:
+            return tuning.closer
+        return Closer() if self.settings.small_boxes == "thousandths" else Closer(extent=None)
 
     def _protocol(self, tuning: Tuning | None) -> ToolProtocol:
         if not isinstance(self.protocol, str):
@@ -381,6 +391,7 @@ def _rules(gate: GateSpec, screen: ScreenSpec, settings: Settings) -> Rules:
         screen=screen,
         max_answer_tokens=settings.max_answer_tokens,
         evidence_k=settings.evidence_k,
+        depth=settings.depth,
         screen_timeout_s=settings.screen_timeout_s,
         speculate_timeout_s=settings.speculate_timeout_s,
         fall_back_timeout_s=settings.fall_back_timeout_s,

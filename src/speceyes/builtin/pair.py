@@ -36,6 +36,7 @@ class Tuning:
     gate: GateSpec
     screen: ScreenSpec
     protocols: Mapping[str, DeepEyes | Thyme]
+    closer: Closer
 
 
 def load(role: Role, *, threads: int = 1) -> LocalEngine:
@@ -60,7 +61,7 @@ def read_tuning(path: Path = CALIBRATION) -> Tuning:
     written = json.loads(path.read_text(encoding="utf-8"))
     screen = read_table("screen", written["screen"], ScreenSpec)
     protocols = {protocol.name: protocol for protocol in view_protocols()}
-    return Tuning(read_gate(written), screen, protocols)
+    return Tuning(read_gate(written), screen, protocols, closer())
 
 
 BUILTIN: Final = read_tuning()
