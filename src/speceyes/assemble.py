@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,8 +24,9 @@ from speceyes.config import (
     DEFAULT_POLICY,
     DEFAULT_PROTOCOL,
     DEFAULTS,
-    PolicyName,
+    GATED,
     Settings,
+    check_screen_by,
     parse_policy,
     parse_protocol,
 )
@@ -44,7 +45,7 @@ from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
-from speceyes.policies.fixed import Policy, agent_only, serial, small_only
+from speceyes.policies.named import make_policy
 from speceyes.protocols import make_protocol
 from speceyes.protocols.closer import Closer
 from speceyes.screen import ScreenSpec
@@ -57,11 +58,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-POLICIES: Final[Mapping[PolicyName, Policy]] = {
-    "serial": serial,
-    "agent_only": agent_only,
-    "small_only": small_only,
-}
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
 _INSTALL: Final = {
     "local": "pip install 'speceyes[local]', with torch before it",
@@ -103,7 +99,7 @@ class SpecEyes:
 
     def __post_init__(self) -> None:
         self._sources()
-        parse_policy(self.policy)
+        check_screen_by(self.settings.screen_by, parse_policy(self.policy))
         if isinstance(self.protocol, str):
             parse_protocol(self.protocol)
 
@@ -179,13 +175,14 @@ class SpecEyes:
             large = await self._open("large", sources["large"], stack)
         parts = Parts(
             small=small,
-            screener={"large": large, "small": small, "none": None}[settings.screen_by],
+            screener={"large": large, "small": small}.get(settings.screen_by),
             agent=_agent(large, protocol, settings, tools=tools),
             closer=self._closer(tuning if is_small_tuned else None),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
-        return Funnel(parts, _rules(gate, screen, settings), POLICIES[parse_policy(self.policy)])
+        policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
+        return Funnel(parts, _rules(gate, screen, settings), policy)
 
     async def _open(
         self, role: PairRole, source: Engine | EngineSource, stack: AsyncExitStack
@@ -214,7 +211,7 @@ class SpecEyes:
         gate, screen = self.gate, self.screen
         if tuning is not None:
             gate, screen = gate or tuning.gate, screen or tuning.screen
-        if gate is None and self.policy != "serial":
+        if gate is None and self.policy not in GATED:
             gate = PAPER  # decides nothing
         if gate is None:
             raise ConfigError(
@@ -389,6 +386,7 @@ def _rules(gate: GateSpec, screen: ScreenSpec, settings: Settings) -> Rules:
     return Rules(
         gate=gate,
         screen=screen,
+        agent_screens=settings.screen_by == "agent",
         max_answer_tokens=settings.max_answer_tokens,
         evidence_k=settings.evidence_k,
         depth=settings.depth,

@@ -13,13 +13,16 @@ from speceyes.errors import ConfigError
 from speceyes.protocols import PROTOCOLS
 from speceyes.screen import ScreenPrompt
 
-PolicyName: TypeAlias = Literal["serial", "agent_only", "small_only"]
+PolicyName: TypeAlias = Literal["serial", "overlap", "race", "adaptive", "agent_only", "small_only"]
 SmallBoxes: TypeAlias = Literal["thousandths", "pixels"]
-ScreenBy: TypeAlias = Literal["large", "small", "none"]
+ScreenBy: TypeAlias = Literal["large", "small", "none", "agent"]
 
 DEFAULT_ENGINE: Final = "builtin"
 DEFAULT_PROTOCOL: Final = "deepeyes"
 DEFAULT_POLICY: Final[PolicyName] = "serial"
+GATED: Final[frozenset[PolicyName]] = frozenset({"serial", "overlap", "race", "adaptive"})
+"""The policies that speculate, and so need a gate."""
+
 DEFAULT_CONCURRENCY: Final = 6  # the reference code's batch
 _LEAST_ONE: Final = (
     "max_answer_tokens",
@@ -36,16 +39,18 @@ _TIMEOUTS: Final = ("screen_timeout_s", "speculate_timeout_s", "fall_back_timeou
 class Settings:
     """Say how queries are answered, apart from who answers them.
 
-    `screen_by`: which engine does Phase I; "none" speculates on everything. `screen_prompt`: how it
-    is asked; None is what the screen says. `max_turns` and
-    `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
+    `screen_by`: which engine does Phase I; "none" speculates on everything. So does "agent", for
+    policies that start the agent at once, but there a tool call in the agent's first turn says that
+    a tool is needed. `screen_prompt`: how it is asked; None is what the screen says. `max_turns`
+    and `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
     what the model sees, for a server set to other bounds than the protocol's release.
     `evidence_k`: candidates a token to ask the small model for, if more than the gate reads.
     `depth`: how often the small model may look closer before the agent is asked; `small_boxes`:
-    in what it says where, of the picture's side or of the pixels that it sees. `degrade`:
-    when the agent fails, give the small model's rejected answer, marked as `degraded`, instead of
-    an error. `unsafe_python`: code that a model writes runs without a sandbox, with all the rights
-    of whoever runs this.
+    in what it says where, of the picture's side or of the pixels that it sees.
+    `degrade`: when the agent fails, give the small model's rejected answer, marked as `degraded`,
+    instead of an error. `unsafe_python`: code that a model writes runs without a sandbox, with all
+    the rights of whoever runs this. `waste_budget`: the share of the agent's tokens that the policy
+    `adaptive` may let go to waste.
     Raises: ConfigError naming the field.
     """
 
@@ -61,6 +66,7 @@ class Settings:
     min_view_px: int | None = None
     max_view_px: int | None = None
     unsafe_python: bool = False
+    waste_budget: float = 0.5
     max_pictures: int = 32  # that the agent is shown for one query, first views included
     screen_timeout_s: float = 30.0
     speculate_timeout_s: float = 30.0
@@ -78,6 +84,8 @@ class Settings:
             if getattr(self, name) < 0:
                 raise ConfigError(name, f"{getattr(self, name)} is below 0")
         _check_choice("small_boxes", self.small_boxes, get_args(SmallBoxes))
+        if not 0.0 <= self.waste_budget <= 1.0:
+            raise ConfigError("waste_budget", f"{self.waste_budget} is not in 0..1")
         least, most = self.min_view_px, self.max_view_px
         if least is not None and most is not None and least > most:
             raise ConfigError("min_view_px", f"{least} is above max_view_px, {most}")
@@ -91,6 +99,16 @@ def parse_policy(text: str) -> PolicyName:
     """Read a policy's name. Raises: ConfigError naming the choices."""
     _check_choice("policy", text, get_args(PolicyName))
     return cast(PolicyName, text)
+
+
+def check_screen_by(screen_by: ScreenBy, policy: PolicyName) -> None:
+    """See that a policy can be screened so. Raises: ConfigError."""
+    if screen_by == "agent" and policy not in {"race", "adaptive"}:
+        raise ConfigError(
+            "screen_by",
+            f"agent is for the policies race and adaptive, which start the agent at once, not for "
+            f"{policy}; take one of those, or another screen_by",
+        )
 
 
 def parse_protocol(text: str) -> str:

@@ -38,3 +38,12 @@ class LoadProbe(Protocol):
     async def read(self) -> Load | None:
         """Find out; None if it does not tell. Raises nothing."""
         ...
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """An engine that stands elsewhere, where its load can be asked for."""
+
+    def probe(self) -> LoadProbe:
+        """Give who asks."""
+        ...

@@ -60,6 +60,7 @@ def add_bench(app: "typer.Typer") -> None:
         small: flags.Small = None,
         large: flags.Large = None,
         protocol: flags.Protocol = None,
+        policy: flags.Policy = None,
         screen: Annotated[
             str | None, typer.Option(help="Who screens: large, small, none.", show_default="large")
         ] = None,
@@ -106,6 +107,7 @@ def add_bench(app: "typer.Typer") -> None:
                 small=small,
                 large=large,
                 protocol=protocol,
+                policy=policy,
                 gate=gate,
                 system_prompt=system_prompt,
                 user_prompt=user_prompt,

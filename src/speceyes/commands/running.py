@@ -22,6 +22,7 @@ from speceyes.bench.folder import RECORDS, Run, open_folder, read_run
 from speceyes.bench.items import Suite
 from speceyes.bench.records import Method
 from speceyes.commands.exits import EXIT_INTERRUPTED, complain
+from speceyes.config import DEFAULT_POLICY, GATED, PolicyName, parse_policy
 from speceyes.errors import ConfigError
 from speceyes.settings_file import Choices
 from speceyes.specreason import LEAST_SCORE
@@ -161,17 +162,25 @@ def _choices(job: Job) -> Choices:
     # A gate is only needed by who is gated. Evidence is kept for more than the gate reads; a server
     # that refuses so much is asked for what the gate needs.
     choices, settings = job.choices, job.choices.settings
-    if choices.policy not in {None, "serial"}:
-        raise ConfigError("policy", f"{choices.policy} is what --method says here; leave it out")
+    policy = _policy(job)
+    if "speceyes" not in job.methods:
+        policy, settings = "agent_only", replace(settings, screen_by="none")
     http = choices.http
     if choices.gate is not None and http.least_top_logprobs is None:
         http = replace(http, least_top_logprobs=choices.gate.k)
     return replace(
         choices,
-        policy="serial" if "speceyes" in job.methods else "agent_only",
+        policy=policy,
         settings=replace(settings, evidence_k=settings.evidence_k or KEPT_K),
         http=http,
     )
+
+
+def _policy(job: Job) -> PolicyName:
+    policy = parse_policy(job.choices.policy or DEFAULT_POLICY)
+    if policy not in GATED:
+        raise ConfigError("policy", f"{policy} is what --method says here; leave it out")
+    return policy
 
 
 def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
@@ -185,6 +194,7 @@ def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
         small=parts.small.name,
         large=parts.agent.engine.name,
         protocol=parts.agent.protocol.name,
+        policy=_policy(job),
         gate=rules.gate,
         screen=rules.screen,
         settings=job.choices.settings,
