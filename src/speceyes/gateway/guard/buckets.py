@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-_ONE: Final = 1.0 - 1e-9  # a token, but for what rounding takes from it
+_ONE: Final = 1.0 - 1e-6  # a token, but for what rounding takes from it
 
 
 @dataclass(frozen=True, slots=True)
