@@ -106,7 +106,7 @@ class _Counter:
 
     def load(self) -> Load | None:
         if isinstance(self.engine, Busy):
-            return self.engine.load
+            return self.engine.present_load
         return self.told if anyio.current_time() - self.told_at_s < _STALE_S else None
 
     def delay(self) -> float | None:
