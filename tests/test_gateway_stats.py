@@ -271,6 +271,21 @@ def test_errors_are_counted_with_the_one_who_made_them():
     assert set(view.counts(series.ERRORS, "kind")) <= ENGINE_ERRORS
 
 
+def test_a_bypassed_requests_engine_is_at_fault_only_if_it_was_asked():
+    def errors(**more):
+        told = {"route": "bypass", "reason": "tools", "status": 200} | more
+        view = View(fold([unanswered(None, **told)]))
+        return view.counts(series.ERRORS, "kind")
+
+    assert errors(status=503) == {"status_5xx": 1}
+    assert errors(status=404) == errors() == {}
+    assert errors(route="failed", reason="upstream", error_kind="EngineTimeout") == {
+        "EngineTimeout": 1
+    }
+    refused = {"route": "refused", "reason": "large_down", "status": 503}
+    assert errors(**refused, error_kind="EngineUnavailable") == {}
+
+
 def test_tokens_are_counted_with_their_engine():
     view = View(fold([finished(FELL_BACK)]))
     turns = 390 + 480 + 700

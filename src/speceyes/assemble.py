@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, assert_never
 
 import anyio
 
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from speceyes.builtin.pair import Tuning
 
 _T = TypeVar("_T")
+Opener: TypeAlias = Callable[[PairRole, EngineSource], Awaitable[Engine]]
 
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
 _INSTALL: Final = {
@@ -77,7 +78,8 @@ class SpecEyes:
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
     threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
     are a release's own wording, for a protocol given by its name. `http` is for engines on servers,
-    `sandbox` for protocols whose models write code.
+    `sandbox` for protocols whose models write code. `opener` opens engines given as strings in
+    their place; what it opens stays its own.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
     directory that does not exist, a key that is not set, an extra that is not installed or a
     sandbox that cannot be had, when entered.
@@ -94,6 +96,7 @@ class SpecEyes:
     sandbox: SandboxLimits = DEFAULT_LIMITS
     system_prompt: str | None = None
     user_prompt: str | None = None
+    opener: Opener | None = None
     _funnel: Funnel | None = field(default=None, init=False, repr=False)
     _opened: AsyncExitStack | None = field(default=None, init=False, repr=False)
 
@@ -189,6 +192,8 @@ class SpecEyes:
     ) -> Engine:
         match source:
             case BuiltinEngine() | LocalEngineAt() | HttpEngineAt():
+                if self.opener is not None:
+                    return await self.opener(role, source)
                 load = partial(_load, role, source, self.http)
                 engine = await in_thread(partial(_with_extra, role, load))
                 stack.push_async_callback(_close, engine)
@@ -315,7 +320,7 @@ def _load(field: PairRole, source: EngineSource, http: HttpSettings) -> Engine:
 
             return LocalEngine.load(found, name=str(source))
         case HttpEngineAt(base_url=base_url, model=model, key_env=key_env):
-            key = _read_key(field, source)
+            key = read_key(field, source)
             from speceyes.engines.http import HttpEngine
 
             return HttpEngine(base_url, model=model, key=key, key_env=key_env, settings=http)
@@ -332,7 +337,8 @@ def _find(field: PairRole, named: str) -> Path | str:
     raise ConfigError(field, f"there is no directory {named}, and on the hub names are ORG/NAME")
 
 
-def _read_key(field: PairRole, source: HttpEngineAt) -> str | None:
+def read_key(field: PairRole, source: HttpEngineAt) -> str | None:
+    """Read the key that a server wants, if it wants one. Raises: ConfigError if it is not set."""
     if source.key_env is None:
         return None
     key = os.environ.get(source.key_env, "").strip()

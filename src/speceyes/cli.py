@@ -17,6 +17,7 @@ from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
 from speceyes.commands.grade import add_grade
 from speceyes.commands.report import add_report
+from speceyes.commands.serve import add_serve
 from speceyes.commands.suite import add_suite
 from speceyes.commands.sweep import add_sweep
 
@@ -64,6 +65,7 @@ def build_app() -> "typer.Typer":
         add_demo,
         add_ask,
         add_doctor,
+        add_serve,
         add_bench,
         add_report,
         add_grade,

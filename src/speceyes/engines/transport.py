@@ -10,8 +10,9 @@ import asyncio
 import io
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -28,6 +29,9 @@ _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 _MAX_REFUSAL_BYTES: Final = 64 * 1024
 _LAST_BYTES_S: Final = 0.05
 _CLOSED: Final = "is closed; make another one"
+
+ONWARD: ContextVar[Mapping[str, str]] = ContextVar("onward")
+"""Headers that all calls made within a task carry beside their own: its place in a trace, say."""
 
 
 class Sink(Protocol):
@@ -71,9 +75,13 @@ class _Attempt:
             self.method,
             self.url,
             data=None if self.body is None else io.BytesIO(self.body),
-            headers={} if self.body is None else {"content-type": "application/json"},
+            headers=self._headers(),
             allow_redirects=False,  # the key is for this server alone
         )
+
+    def _headers(self) -> dict[str, str]:
+        own = {} if self.body is None else {"content-type": "application/json"}
+        return {**ONWARD.get({}), **own}
 
 
 @dataclass(slots=True)

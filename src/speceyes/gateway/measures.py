@@ -113,8 +113,10 @@ def count(finished: Finished, tally: Tally, *, told: Told) -> None:
     if trace:
         _count_story(trace, tally, model=model)
         _count_steps(told.steps, tally, model=model)
-    elif ended.error_kind in ENGINE_ERRORS:
-        tally.add(series.ERRORS, (model, "large", ended.error_kind))
+    elif ended.route != "refused":
+        kind = _upstream_error(ended)
+        if kind is not None:
+            tally.add(series.ERRORS, (model, "large", kind))
     tally.remember(told)
 
 
@@ -154,6 +156,13 @@ def overhead_s(ended: Ended, trace: Trace) -> float | None:
     else:
         return None
     return max(0.0, ended.elapsed_s - ended.waited_s - busy_s)
+
+
+def _upstream_error(ended: Ended) -> str | None:
+    # Of a request that was passed on: what broke, or that the server itself was at fault.
+    if ended.error_kind in ENGINE_ERRORS:
+        return ended.error_kind
+    return "status_5xx" if ended.route == "bypass" and ended.status >= 500 else None
 
 
 def _count_story(trace: Trace, tally: Tally, *, model: str) -> None:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +30,7 @@ from speceyes.gateway.observing import AsgiApp, BreakerState, Ended, EngineRole,
 from speceyes.gateway.reports import Report, Whole, put_together
 from speceyes.gateway.settings import GatewaySettings
 from speceyes.gateway.snapshots import Folder
-from speceyes.gateway.stats import Tally
+from speceyes.gateway.stats import Tally, Told
 from speceyes.gateway.trace_context import context_of
 from speceyes.gateway.tracing import Tracing
 from speceyes.gateway.views import views_of
@@ -106,10 +106,16 @@ class Watcher:
     def ended(self, ended: Ended) -> None:
         """Hear of its end."""
         request = self._open.pop(ended.request_id, None)
+        heard = () if request is None else tuple(request.events)
+        trace = heard or (() if ended.answer is None else ended.answer.trace)
+        finished = Finished(ended=ended, trace=trace, at_s=self._clock())
         try:
-            self._end(ended, request)
-        except Exception:  # noqa: BLE001 - told, and the request goes on
-            _LOG.exception("request_id=%s message=%r", ended.request_id, "could not be counted")
+            told = tell(finished)
+        except Exception:  # noqa: BLE001 - a defect, and none of the request's: it still counts
+            _LOG.exception("request_id=%s message=%r", ended.request_id, "its story is unsound")
+            finished = replace(finished, trace=())
+            told = tell(finished)
+        self._take(finished, told, request)
 
     def breaker(self, route_name: str, role: EngineRole, state: BreakerState) -> None:
         """Hear that a route's engine went down, is tried again, or is back."""
@@ -122,12 +128,9 @@ class Watcher:
             reports += await anyio.to_thread.run_sync(self._folder.others)
         return put_together(reports, at_s=self._clock())
 
-    def _end(self, ended: Ended, request: _Open | None) -> None:
+    def _take(self, finished: Finished, told: Told, request: _Open | None) -> None:
+        ended = finished.ended
         seen = None if request is None else request.seen
-        heard = () if request is None else tuple(request.events)
-        trace = heard or (() if ended.answer is None else ended.answer.trace)
-        finished = Finished(ended=ended, trace=trace, at_s=self._clock())
-        told = tell(finished)
         count(finished, self._tally, told=told)
         if self._audit is not None:
             self._audit.hear(told, finished, seen)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,6 +57,19 @@ def context_of(request_id: str, traceparent: str | None, *, share: float) -> Tra
     trace_id = _digest(f"trace/{request_id}", 16)
     is_sampled = trace_id % _ID_SPACE < share * _ID_SPACE
     return TraceContext(trace_id, _digest(f"span/{request_id}", 8), None, is_sampled)
+
+
+def onward(request_id: str, headers: Mapping[str, str], *, share: float | None) -> dict[str, str]:
+    """Give the headers that calls made for a request carry on; `share` None: nothing is traced.
+
+    Without traces of our own the caller's place is passed on as it came, if it is sound.
+    """
+    parent = headers.get("traceparent")
+    is_sound = read_traceparent(parent) is not None
+    state = {"tracestate": headers["tracestate"]} if is_sound and "tracestate" in headers else {}
+    if share is not None:
+        return {"traceparent": context_of(request_id, parent, share=share).traceparent, **state}
+    return {"traceparent": parent, **state} if parent is not None and is_sound else {}
 
 
 def read_traceparent(header: str | None) -> tuple[int, int, bool] | None:

@@ -7,17 +7,12 @@ import { showRequests } from "./requests.js";
 const EVERY_MS = 1000;
 const FEW = 12;
 const at = (id) => document.getElementById(id);
-const state = { shown: null, model: null, key: null, paused: false, all: false, rates: [], before: null, timer: null };
+const state = { shown: null, model: null, paused: false, all: false, rates: [], before: null, timer: null };
 
 async function read() {
-  const headers = state.key ? { authorization: `Bearer ${state.key}` } : {};
-  const reply = await fetch("/v1/stats", { headers, cache: "no-store", signal: AbortSignal.timeout(10_000) });
-  if (reply.status === 401 || reply.status === 403) {
-    at("door").hidden = false;
-    throw new Error(state.key ? "the key was not accepted" : "a key is needed");
-  }
+  const reply = await fetch("/v1/stats", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+  if (reply.status === 401) throw new Error("it asks for a key; load this page anew");
   if (!reply.ok) throw new Error(`it answers with status ${reply.status}`);
-  at("door").hidden = true;
   return reply.json();
 }
 
@@ -168,12 +163,6 @@ at("pause").addEventListener("click", () => {
 at("all").addEventListener("click", () => {
   state.all = !state.all;
   showLast();
-});
-at("door").addEventListener("submit", (event) => {
-  event.preventDefault();
-  state.key = at("key").value.trim();
-  at("key").value = "";
-  beat();
 });
 document.addEventListener("visibilitychange", () => { state.before = null; plan(); });
 window.addEventListener("resize", () => { if (state.shown) show(); });

@@ -5,6 +5,7 @@ It refuses to know sockets and streams, and it reads no clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -145,6 +146,6 @@ def answer_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
     return way_headers(told)
 
 
-def way_headers(told: dict[str, str]) -> list[tuple[bytes, bytes]]:
+def way_headers(told: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Give headers of the gateway's own."""
     return [(f"x-speceyes-{name}".encode(), value.encode()) for name, value in told.items()]
