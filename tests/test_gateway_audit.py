@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import anyio
 import pytest
 
 from speceyes.errors import ConfigError
-from speceyes.gateway.audit import AuditLog, line_of
+from speceyes.gateway.audit import AuditLog, Line, line_of
 from speceyes.gateway.measures import tell
 from speceyes.gateway.observer import Watcher
 from speceyes.gateway.outbox import Outbox
@@ -70,6 +71,13 @@ def test_a_line_tells_when_who_how_much_and_the_way(tmp_path):
     assert (line["key"], line["bytes_in"], line["bytes_out"]) == ("team", 120_000, 900)
     assert (line["score"], line["threshold"], line["p_tool"]) == (8.0, 5.0, 0.2)
     assert [step["kind"] for step in line["steps"]] == ["screen", "speculate", "gate"]
+
+
+def test_every_field_is_documented():
+    document = Path(__file__).resolve().parents[1] / "deploy" / "OBSERVING.md"
+    log = document.read_text(encoding="utf-8").partition("## Audit log")[2].partition("## ")[0]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", log, re.MULTILINE)))
+    assert sorted(named) == sorted(Line.__struct_fields__)
 
 
 def test_no_word_of_a_conversation_unless_asked(tmp_path):

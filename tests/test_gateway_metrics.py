@@ -21,7 +21,7 @@ from speceyes.gateway.stats import Stats, Tally, merge
 from tests.gateway_stories import MODELS, NOON_S, draw_many
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT = ROOT / "deploy" / "METRICS.md"
+DOCUMENT = ROOT / "deploy" / "OBSERVING.md"
 DASHBOARD = ROOT / "deploy" / "grafana" / "speceyes.json"
 ROW = re.compile(r"^\| `(speceyes_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", re.MULTILINE)
 USED = re.compile(r"\bspeceyes_\w+")

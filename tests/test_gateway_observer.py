@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import anyio
@@ -134,6 +137,26 @@ def test_a_folder_that_cannot_be_written_harms_nobody(tmp_path, caplog):
 
     anyio.run(work)
     assert "cannot leave its report" in caplog.text
+
+
+def test_what_gone_workers_left_becomes_one_report(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    clock, parts = Clock(), [REQUESTS[start::4] for start in range(4)]
+    for index, part in enumerate(parts):
+        worker = watcher_of(clock=clock)
+        for request in part:
+            hear(worker, request)
+        process = os.getpid() if index == 3 else gone.pid
+        Folder(tmp_path, f"{process}-{index}").write(worker._report())
+    before = whole_of(watcher_of(folder=tmp_path, clock=clock)).stats
+    for _ in range(2):
+        Folder(tmp_path, f"{os.getpid()}-new").open()
+        kept = sorted(path.name for path in tmp_path.iterdir())
+        assert kept == ["0-past.report", f"{os.getpid()}-3.report"]
+        later = whole_of(watcher_of(folder=tmp_path, clock=clock))
+        assert later.stats == before
+        assert later.now.workers == 2
 
 
 def test_a_report_replaces_the_one_before(tmp_path):

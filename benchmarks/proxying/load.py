@@ -32,7 +32,7 @@ class Run:
     """One measurement: who asks whom for what, for how long.
 
     `image_bytes`: the length of the picture's base64, 0 for none. Each connection asks at least
-    once. `warm_s` comes before and is not counted.
+    once. `warm_s` comes before and is not timed.
     """
 
     port: int
@@ -50,6 +50,7 @@ class Measured:
     """What came of it. `errors` by their status, or name."""
 
     requests: int
+    warm_requests: int
     seconds: float
     rps: float
     p50_ms: float | None
@@ -144,14 +145,14 @@ async def measure(run: Run) -> Measured:
     """Ask for as long as the run says."""
     body = chat_body(run.model, image_bytes=run.image_bytes, is_stream=run.is_stream)
     request = http_request(run.path, body)
-    if run.warm_s:
-        await _ask_on(run, request, run.warm_s)
+    warm, _ = await _ask_on(run, request, run.warm_s)
     began_s = time.perf_counter()
     latencies, errors = await _ask_on(run, request, run.seconds)
     took_s = time.perf_counter() - began_s
     latencies.sort()
     return Measured(
         requests=len(latencies),
+        warm_requests=len(warm),
         seconds=took_s,
         rps=len(latencies) / took_s,
         p50_ms=quantile_ms(latencies, 0.5),

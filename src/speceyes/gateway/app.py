@@ -41,12 +41,16 @@ _CHAT: Final = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """All that serves requests in one worker, open. `created_s`: since 1970."""
+    """All that serves requests in one worker, open.
+
+    `clock` gives seconds, going forward only; `created_s` is in seconds since 1970.
+    """
 
     settings: GatewaySettings
     routes: Routes
     observer: Observer
     fetcher: Fetcher
+    clock: Callable[[], float] = time.monotonic
     created_s: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -103,9 +107,10 @@ def paths_of(gateway: Gateway) -> Sequence[BaseRoute]:
         settings=gateway.settings,
         routes=gateway.routes,
         keys=keys,
-        admission=Admission(gateway.settings.limits),
+        admission=Admission(gateway.settings.limits, clock=gateway.clock),
         fetcher=gateway.fetcher,
         observer=gateway.observer,
+        clock=gateway.clock,
     )
     shown = document()
     return [

@@ -15,6 +15,7 @@ from typing import Final
 
 import anyio
 
+from speceyes.engines.transport import ONWARD
 from speceyes.errors import (
     AgentError,
     EngineError,
@@ -34,6 +35,7 @@ from speceyes.gateway.observing import EndedReason, Observer, Receive, Scope, Se
 from speceyes.gateway.passing import is_refusal, pass_on
 from speceyes.gateway.routes import Route, Routes
 from speceyes.gateway.settings import GatewaySettings, Key
+from speceyes.gateway.trace_context import onward
 from speceyes.gateway.visit import Visit, visit_of
 from speceyes.gateway.wire.query import images_of, query_of, question_of
 from speceyes.gateway.wire.reply import Told, way_headers
@@ -42,7 +44,7 @@ from speceyes.gateway.wire.turns import Outside
 
 _LOG: Final = logging.getLogger(__name__)
 _TIMEOUT: Final = "x-request-timeout-s"
-_PASSED_ON: Final = ("accept", "traceparent", "tracestate")
+_REQUEST_ID: Final = "x-request-id"
 _LAST_WORD_S: Final = 1.0
 
 
@@ -95,7 +97,9 @@ class Entrance:
         if route.settings.mode == "bypass":
             outside = Outside("route", "model")
         visit.see(asked, None if outside else question_of(asked.turns))
-        headers = {str(name): named[name] for name in _PASSED_ON if name in named}
+        tracing = self.settings.tracing
+        share = None if tracing.endpoint is None else tracing.share
+        headers = onward(visit.request_id, named, share=share)
         return _Came(
             asked=asked,
             route=route,
@@ -104,7 +108,8 @@ class Entrance:
             not_applied=not_applied,
             deadline_s=visit.began_at_s + limit_s,
             limit_s=limit_s,
-            headers=headers,
+            accept=named.get("accept", "*/*"),
+            headers={**headers, _REQUEST_ID: visit.request_id},
         )
 
     async def _attend(self, came: _Came, receive: Receive, visit: Visit) -> None:
@@ -140,14 +145,12 @@ class Entrance:
     async def _serve(self, came: _Came, visit: Visit) -> None:
         asked, route = came.asked, came.route
         if came.outside is not None or route.funnel is None:
-            headers = {
-                **came.headers,
-                "x-request-id": visit.request_id,
-                _TIMEOUT: f"{came.deadline_s - self.clock():.3f}",
-            }
+            left_s = came.deadline_s - self.clock()
+            headers = {**came.headers, "accept": came.accept, _TIMEOUT: f"{left_s:.3f}"}
             outside = came.outside or Outside("route", "model")
             await pass_on(asked, route, visit, outside=outside, headers=headers)
             return
+        ONWARD.set(came.headers)
         images = images_of(asked.turns)
         pictures = await open_images(images, self.settings.images, self.fetcher)
         job = Job(
@@ -169,7 +172,10 @@ class Entrance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Came:
-    """A request that was read, and what was settled of it at once."""
+    """A request that was read, and what was settled of it at once.
+
+    `headers` are those that every call made for it carries on.
+    """
 
     asked: Asked
     route: Route
@@ -178,6 +184,7 @@ class _Came:
     not_applied: tuple[str, ...]
     deadline_s: float
     limit_s: float
+    accept: str
     headers: dict[str, str]
 
 

@@ -168,6 +168,7 @@ class Watcher:
         try:
             async with anyio.create_task_group() as tasks:
                 if self._folder is not None:
+                    await self._open_folder(self._folder)
                     tasks.start_soon(self._leave_reports, self._folder)
                 yield self
                 tasks.cancel_scope.cancel()
@@ -177,6 +178,12 @@ class Watcher:
                     await anyio.to_thread.run_sync(writer.close)
                 if self._folder is not None:
                     await self._leave_report(self._folder)
+
+    async def _open_folder(self, folder: Folder) -> None:
+        try:
+            await anyio.to_thread.run_sync(folder.open)
+        except OSError as error:
+            _LOG.warning("worker=%s message=%r", self._worker, f"has no folder: {error}")
 
     async def _leave_reports(self, folder: Folder) -> None:
         while True:

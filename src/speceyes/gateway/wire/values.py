@@ -51,12 +51,17 @@ def read_value(name: str, raw: Raw, kind: Any) -> Any:
 
 def is_null(raw: Raw) -> bool:
     """Say if a value is null, which is as good as none."""
-    return bytes(raw).strip() == NULL
+    return _is_small(raw) and bytes(raw) == NULL
 
 
 def is_empty(raw: Raw) -> bool:
     """Say if a value is null, or nothing of its kind."""
-    return bytes(raw).strip() in _EMPTY
+    return _is_small(raw) and bytes(raw) in _EMPTY
+
+
+def _is_small(raw: Raw) -> bool:
+    # Megabytes are not copied to be looked at; JSON's values come without white space around them.
+    return memoryview(raw).nbytes <= len(NULL)
 
 
 @cache
