@@ -25,7 +25,7 @@ Marks: TypeAlias = npt.NDArray[np.int64]
 class Kept:
     """The longest beginning that was found: `tokens` in all, part after part.
 
-    Shapes: each part (L, 2, T, Hk, D), as in keyvalues.py.
+    Shapes: each part (L, 2, Hk, T, D), as in keyvalues.py.
     """
 
     tokens: int = 0
@@ -37,7 +37,7 @@ class _Node:
 
     def __init__(self, marks: Marks, values: torch.Tensor, parent: _Node | None) -> None:
         self.marks = marks
-        self.values = values  # (L, 2, T, Hk, D)
+        self.values = values  # (L, 2, Hk, T, D)
         self.parent = parent
         self.children: dict[bytes, _Node] = {}
 
@@ -73,7 +73,7 @@ class PrefixTree:
         with self._lock:
             path = self._walk(marks[:most])
             self._touch(path[-1][0] if path else None)
-            parts = tuple(node.values[:, :, :count] for node, count in path)
+            parts = tuple(node.values[..., :count, :] for node, count in path)
             return Kept(sum(count for _, count in path), parts)
 
     def keep(self, marks: Marks, read: Callable[[int, int], torch.Tensor]) -> None:
@@ -123,10 +123,10 @@ class PrefixTree:
 
     def _split(self, node: _Node, count: int) -> _Node:
         """Part a node in two; give the first of them."""
-        head = _Node(node.marks[:count].copy(), node.values[:, :, :count].clone(), node.parent)
+        head = _Node(node.marks[:count].copy(), node.values[..., :count, :].clone(), node.parent)
         self._children(node.parent)[_key(head.marks)] = head
         node.marks = node.marks[count:].copy()
-        node.values = node.values[:, :, count:].clone()
+        node.values = node.values[..., count:, :].clone()
         node.parent = head
         head.children[_key(node.marks)] = node
         self._used[head] = None

@@ -139,8 +139,8 @@ class Adaptive:
     def __init__(
         self, *, waste_budget: float = DEFAULT_WASTE_BUDGET, probe: LoadProbe | None = None
     ) -> None:
-        self._waste_budget = waste_budget
-        self._probe = probe
+        self.waste_budget = waste_budget
+        self.probe = probe
         self._queries = 0
         self._counters: dict[int, _Counter] = {}
         self._accepted = Mean(_DOUBT)
@@ -151,10 +151,10 @@ class Adaptive:
 
     async def __call__(self, passage: Passage) -> Answered:
         """Take a query to its end. Raises: the error of the phase that was decisive."""
-        large = self._counter(passage.parts.agent.engine, self._probe)
+        large = self._counter(passage.parts.agent.engine, self.probe)
         small = self._counter(passage.parts.small)
         with self._counted():
-            start = choose(self.outlook(passage), waste_budget=self._waste_budget)
+            start = choose(self.outlook(passage), waste_budget=self.waste_budget)
             listener = _Listener(passage, self._screened, large=large, small=small)
             ended: Answered | Exception
             async with anyio.create_task_group() as tasks:
@@ -175,7 +175,7 @@ class Adaptive:
         return Outlook(
             p_accepted=self._accepted.value,
             p_screened=1.0 if parts.screener is None else self._screened.value,
-            large_delay=self._counter(parts.agent.engine, self._probe).delay(),
+            large_delay=self._counter(parts.agent.engine, self.probe).delay(),
             small_delay=self._counter(parts.small).delay(),
             wasted=self._wasted_tokens.value / max(self._agent_tokens.value, 1.0),
             queries=self._queries,
