@@ -1,16 +1,16 @@
 """Deeper speculation: a small model that is not sure looks closer, and only then gives way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
 from speceyes.errors import EngineTimeout, EngineUnavailable
 from speceyes.events import Gated, Looked, Speculated, usage_by_phase
-from speceyes.policies.fixed import overlap, race, serial
+from speceyes.policies.fixed import overlap, race, serial, small_only
 from speceyes.protocols.closer import Closer
 from speceyes.types import Image
-from tests.stand_ins import NO_TOOL, a_funnel, a_query, key_of, turns
+from tests.stand_ins import GATE, NO_TOOL, a_funnel, a_query, key_of, turns
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -138,3 +138,18 @@ async def test_every_look_is_paid_for_in_speculation():
     spent = usage_by_phase(outcome.trace)["speculate"]
     assert spent.completion_tokens == sum(usage.completion_tokens for usage in said)
     assert outcome.answer.phase_s["speculate"] == pytest.approx(2.0 + 0.5 + 2.0)
+
+
+async def test_a_closer_look_may_have_a_gate_of_its_own():
+    script = Script([unsure("small star"), BOX, sure("small ring")])
+    small, large = ReplayEngine(script, name="small"), ReplayEngine(script, name="large")
+    strict = replace(GATE, threshold=99.0)
+    funnel = a_funnel(small, large, parts={"closer": CLOSER}, depth=1, closer_gate=strict)
+    outcome = await funnel.settle(a_query())
+    assert [event.verdict.spec for event in of(outcome, Gated)] == [GATE, strict]
+    assert outcome.answer.route == "agentic"
+
+
+async def test_the_small_model_alone_looks_as_often_as_it_may():
+    outcome, _ = await settle(Script([unsure("star"), BOX, unsure("ring")]), small_only)
+    assert (outcome.answer.text, outcome.answer.route) == ("ring", "speculative")

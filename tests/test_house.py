@@ -97,7 +97,8 @@ ROOMS: dict[str, Room] = {
     ),
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
-        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "tools", "wire")
+        ("config", "engine_names", "extras", "settings_file"),
+        ("nouns", "gate", "protocols", "tools", "wire"),
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
     # What runs in another process, where nothing else of speceyes is.

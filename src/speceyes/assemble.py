@@ -41,6 +41,7 @@ from speceyes.engine_names import (
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
+from speceyes.extras import with_extra
 from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
 from speceyes.notebook import WritesCode
@@ -60,14 +61,6 @@ _T = TypeVar("_T")
 Opener: TypeAlias = Callable[[PairRole, EngineSource], Awaitable[Engine]]
 
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
-_INSTALL: Final = {
-    "local": "pip install 'speceyes[local]', with torch before it",
-    "http": "pip install 'speceyes[http]'",
-}
-_EXTRAS: Final = {
-    **dict.fromkeys(("jinja2", "safetensors", "tokenizers", "torch", "transformers"), "local"),
-    **dict.fromkeys(("aiohttp", "msgspec"), "http"),
-}
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -78,6 +71,8 @@ class SpecEyes:
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
     threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
     are a release's own wording, for a protocol given by its name. `http` is for engines on servers,
+    `closer_gate` is for what the small model answers after a closer look; None: the pair's own, or
+    the same gate.
     `sandbox` for protocols whose models write code. `opener` opens engines given as strings in
     their place; what it opens stays its own.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
@@ -91,6 +86,7 @@ class SpecEyes:
     gate: GateSpec | None = None
     screen: ScreenSpec | None = None
     policy: str = DEFAULT_POLICY
+    closer_gate: GateSpec | None = None
     settings: Settings = DEFAULTS
     http: HttpSettings = DEFAULT_HTTP
     sandbox: SandboxLimits = DEFAULT_LIMITS
@@ -165,13 +161,15 @@ class SpecEyes:
         tuning = None
         for role, source in sources.items():
             if isinstance(source, BuiltinEngine):
-                tuning = await in_thread(partial(_with_extra, role, _read_tuning))
+                tuning = await in_thread(partial(with_extra, role, _read_tuning))
         is_pair = all(source == BuiltinEngine(role) for role, source in sources.items())
         # What can be refused is refused before any engine is opened.
         gate, screen = self._specs(tuning if is_pair else None)
-        is_tuned = isinstance(sources["large"], BuiltinEngine)
-        is_small_tuned = isinstance(sources["small"], BuiltinEngine)
-        protocol = self._protocol(tuning if is_tuned else None)
+        tuned = {
+            role: tuning if isinstance(source, BuiltinEngine) else None
+            for role, source in sources.items()
+        }
+        protocol = self._protocol(tuned["large"])
         tools = await self._tools(protocol, stack)
         small = large = await self._open("small", sources["small"], stack)
         if sources["large"] != sources["small"]:
@@ -180,12 +178,16 @@ class SpecEyes:
             small=small,
             screener={"large": large, "small": small}.get(settings.screen_by),
             agent=_agent(large, protocol, settings, tools=tools),
-            closer=self._closer(tuning if is_small_tuned else None),
+            closer=self._closer(tuned["small"]),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
         policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
-        return Funnel(parts, _rules(gate, screen, settings), policy)
+        closer_gate = self.closer_gate
+        if closer_gate is None and is_pair and tuning is not None and self.gate is None:
+            closer_gate = tuning.closer_gate
+        rules = replace(_rules(gate, screen, settings), closer_gate=closer_gate)
+        return Funnel(parts, rules, policy)
 
     async def _open(
         self, role: PairRole, source: Engine | EngineSource, stack: AsyncExitStack
@@ -195,7 +197,7 @@ class SpecEyes:
                 if self.opener is not None:
                     return await self.opener(role, source)
                 load = partial(_load, role, source, self.http)
-                engine = await in_thread(partial(_with_extra, role, load))
+                engine = await in_thread(partial(with_extra, role, load))
                 stack.push_async_callback(_close, engine)
                 return engine
             case _:
@@ -286,6 +288,7 @@ def arrange(choices: Choices) -> SpecEyes:
         protocol=choices.protocol or DEFAULT_PROTOCOL,
         policy=choices.policy or DEFAULT_POLICY,
         gate=choices.gate,
+        closer_gate=choices.closer_gate,
         screen=choices.screen,
         settings=choices.settings,
         http=choices.http,
@@ -301,7 +304,7 @@ async def open_engine(
 ) -> AsyncGenerator[Engine, None]:
     """Open one engine by its string, for work outside a funnel. Raises: ConfigError."""
     source = parse_engine(name, role=role)
-    engine = await in_thread(partial(_with_extra, role, partial(_load, role, source, http)))
+    engine = await in_thread(partial(with_extra, role, partial(_load, role, source, http)))
     try:
         yield engine
     finally:
@@ -354,17 +357,6 @@ def _read_tuning() -> Tuning:
     from speceyes.builtin.pair import BUILTIN
 
     return BUILTIN
-
-
-def _with_extra(field: PairRole, work: Callable[[], _T]) -> _T:
-    # Importing engines imports torch, say: seconds, and perhaps it is not installed.
-    try:
-        return work()
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        raise ConfigError(field, f"needs {error.name}: {_INSTALL[extra]}") from error
 
 
 async def _close(engine: Engine) -> None:

@@ -149,13 +149,15 @@ class Rules:
     model's rejected answer is given when the agent fails, on the route `degraded`; without it the
     query fails. `agent_screens`: where the agent starts at once, its own first turn says whether a
     tool is needed. `depth`: how often the small model may look closer before it is given up; what
-    the screen says needs a tool is then its own to look at, first.
+    the screen says needs a tool is then its own to look at, first. `closer_gate`: for what it then
+    answers, which it was asked in other words; None: the same gate.
     """
 
     gate: GateSpec
     screen: ScreenSpec
     agent_screens: bool = False
     depth: int = 0
+    closer_gate: GateSpec | None = None
     max_answer_tokens: int
     evidence_k: int = 0
     screen_timeout_s: float
@@ -299,8 +301,9 @@ class Passage:
         return generation
 
     def _gated(self, generation: Generation, asked: Conversation, *, looks: int) -> Attempt:
+        gate = self.rules.gate if looks == 0 else self.rules.closer_gate or self.rules.gate
         with self._phase("gate"):
-            verdict = judge(generation, self.rules.gate)
+            verdict = judge(generation, gate)
             self._tell(Gated(*self._stamp(), verdict))
         said, is_whole = generation.text.strip() or None, generation.finish == "stop"
         return Attempt(verdict.reason, said, is_whole=is_whole, asked=asked, looks=looks)

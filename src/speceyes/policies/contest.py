@@ -92,6 +92,11 @@ async def _attempt(passage: Passage, *, early: bool) -> Attempt:
     return await _look_closer(passage, speculation.found(), screened)
 
 
+async def speculate(passage: Passage) -> Attempt:
+    """Let the small model answer, and look closer as often as it may while it is not sure."""
+    return await _look_closer(passage, await passage.speculate(), None)
+
+
 def _looks_itself(passage: Passage, screened: Reason | Exception) -> bool:
     return screened == "needs_tool" and passage.rules.depth > 0
 

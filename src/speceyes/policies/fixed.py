@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from speceyes.events import Answered, Reason
 from speceyes.phases import Passage
-from speceyes.policies.contest import OVERLAP, RACE, SERIAL, run
+from speceyes.policies.contest import OVERLAP, RACE, SERIAL, run, speculate
 
 Policy: TypeAlias = Callable[[Passage], Awaitable[Answered]]
 
@@ -43,7 +43,7 @@ async def race(passage: Passage) -> Answered:
 
 async def small_only(passage: Passage) -> Answered:
     """Let the small model answer, whatever the gate says of it: the other baseline."""
-    return passage.give(await passage.speculate())
+    return passage.give(await speculate(passage))
 
 
 async def agent_only(passage: Passage) -> Answered:
