@@ -88,7 +88,7 @@ class Client:
             "root_path": "",
             "scheme": "http",
             "query_string": b"",
-            "headers": [(b"host", b"test"), *named],
+            "headers": [(b"host", b"localhost"), *named],
             "server": ("test", 80),
         }
         pieces = [{"type": "http.request", "body": data, "more_body": False}]

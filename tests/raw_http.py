@@ -20,6 +20,10 @@ class _Server(uvicorn.Server):
     def capture_signals(self):
         return nullcontext()
 
+    async def serve(self, sockets=None):
+        with suppress(SystemExit):  # how it says that the application did not start
+            await super().serve(sockets)
+
 
 @asynccontextmanager
 async def listening(app, limits: Limits, **more):
@@ -39,6 +43,8 @@ async def listening(app, limits: Limits, **more):
     try:
         while not server.started:  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.005)
+            if server.should_exit:
+                raise RuntimeError(f"the application did not start: {getattr(app, 'failure', '')}")
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True

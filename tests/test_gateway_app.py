@@ -363,6 +363,22 @@ async def test_a_defect_is_told_as_one_and_ends_its_request_alone():
     assert (rig.witness.end.route, rig.witness.end.reason) == ("failed", "defect")
 
 
+@pytest.mark.parametrize("place", ["find", "open_images"])
+async def test_a_defect_of_the_gateways_own_is_told_and_ends_its_request(monkeypatch, place):
+    def break_down(*_):
+        raise KeyError("secret")
+
+    async with a_gateway() as rig:
+        if place == "find":
+            monkeypatch.setattr(type(rig.gateway.routes), "find", break_down)
+        else:
+            monkeypatch.setattr("speceyes.gateway.entrance.open_images", break_down)
+        reply = await rig.client.post(body())
+    assert (reply.status, reply.error()["code"]) == (500, "defect")
+    assert b"secret" not in reply.body
+    assert (rig.witness.end.route, rig.witness.end.reason) == ("failed", "defect")
+
+
 async def test_the_description_names_every_path():
     async with a_gateway() as rig:
         told = (await rig.client.get("/openapi.json")).json()

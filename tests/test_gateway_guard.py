@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+import tomllib
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +10,9 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from speceyes import cli
 from speceyes.engines.replay import Take, scripted, scripted_screen
 from speceyes.errors import (
     ContextTooLong,
@@ -24,7 +27,7 @@ from speceyes.errors import (
 )
 from speceyes.funnel import serial
 from speceyes.gateway.guard.admission import Admission
-from speceyes.gateway.guard.bodies import ClientLeft, read_body
+from speceyes.gateway.guard.bodies import BodyRoom, ClientLeft
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.guard.buckets import full_bucket, take, whole_seconds
 from speceyes.gateway.guard.circuit import CLOSED, Closed, HalfOpen, Open, enter, leave, wait_s
@@ -116,6 +119,18 @@ def test_a_new_key_is_random_and_opens_what_its_hash_is_in():
     assert len(made) == 100
     key = made.pop()
     assert KeyRing([a_key("new", key)]).find(bearing(b"Bearer " + key.encode())).name == "new"
+
+
+def test_the_command_line_makes_a_key_and_the_entry_that_knows_it():
+    made = CliRunner().invoke(cli.build_app(), ["key", "team-a"])
+    assert made.exit_code == 0
+    (entry,) = tomllib.loads(made.stdout)["gateway"]["keys"]
+    found = KeyRing([Key(**entry)]).find(bearing(b"Bearer " + made.stderr.strip().encode()))
+    assert found.name == "team-a"
+    assert made.stderr.strip() not in made.stdout
+    refused = CliRunner().invoke(cli.build_app(), ["key", 'a"b'])
+    assert refused.exit_code != 0
+    assert "name" in refused.stderr
 
 
 # Rates.
@@ -688,7 +703,7 @@ async def test_large_down_a_small_screen_still_screens(p_tool, is_answered):
 
 # Bodies.
 
-LIMITS = Limits(max_body_bytes=10, body_timeout_s=5.0)
+LIMITS = Limits(max_body_bytes=10, max_held_bytes=25, body_timeout_s=5.0)
 
 
 def scope(*headers):
@@ -705,6 +720,18 @@ def arriving(*messages, gap_s=0.0):
         return left.pop(0)
 
     return receive
+
+
+async def read_body(scope, receive, limits, room=None):
+    room = room or BodyRoom(limits)
+    before = room.held_bytes
+    try:
+        body = await room.read(scope, receive)
+    except BaseException:
+        assert room.held_bytes == before
+        raise
+    assert room.held_bytes == before + len(body)
+    return body
 
 
 def piece(data, *, more=True):
@@ -747,6 +774,24 @@ async def test_a_body_that_trickles_comes_to_an_end():
 async def test_a_client_that_leaves_is_no_error_of_the_bodys():
     with pytest.raises(ClientLeft):
         await read_body(scope(), arriving(piece(b"ab"), {"type": "http.disconnect"}), LIMITS)
+
+
+@virtual
+async def test_bodies_are_read_only_as_far_as_there_is_room_for_all():
+    room = BodyRoom(LIMITS)
+    for _ in range(2):
+        await read_body(scope(), arriving(piece(b"0123456789", more=False)), LIMITS, room)
+    said = scope((b"content-length", b"6"))
+    with pytest.raises(NoRoom, match="hold 20 bytes already") as refused:
+        await read_body(said, arriving(), LIMITS, room)
+    assert refused.value.retry_after_s == 1.0
+    with pytest.raises(NoRoom):
+        await read_body(scope(), arriving(piece(b"abc"), piece(b"def")), LIMITS, room)
+    with anyio.move_on_after(1.0):
+        await read_body(scope(), arriving(piece(b"abc")), LIMITS, room)
+    assert room.held_bytes == 20
+    room.give_back(10)
+    assert await read_body(said, arriving(piece(b"abcdef", more=False)), LIMITS, room) == b"abcdef"
 
 
 def test_a_breaker_that_is_not_told_when_a_call_hangs_counts_no_cancellation():

@@ -30,7 +30,7 @@ class Echo:
         if scope["type"] != "http":
             raise NotImplementedError
         body = b""
-        while True:
+        while scope["path"] != "/early":
             message = await receive()
             if message["type"] == "http.disconnect":
                 self.left += 1
@@ -257,6 +257,29 @@ async def test_a_reader_that_is_merely_slow_gets_all():
             await asyncio.sleep(0.05)
             assert not got.is_closed
         assert total > 40_000_000
+
+
+async def test_what_is_left_of_a_body_after_its_reply_is_taken_in_but_not_for_ever():
+    post = b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
+    async with listening(Echo(), LIMITS, keep_alive_s=60) as port:
+        async with connected(port) as raw:
+            await raw.send(post)
+            assert (await raw.got(until=b"ok")).status == 200
+            await raw.send(bytes(1_000_000) + GET)
+            assert (await raw.got(until=b"ok")).status == 200
+        async with connected(port) as raw:
+            await raw.send(post)
+            await raw.got(until=b"ok")
+
+            async def trickle():
+                while True:
+                    await raw.send(b"a")
+                    await asyncio.sleep(0.05)
+
+            sending = asyncio.create_task(trickle())
+            got = await raw.got()
+            sending.cancel()
+            assert (got.data, got.is_closed) == (b"", True)
 
 
 async def test_a_client_that_leaves_within_its_body_is_told_to_the_application():

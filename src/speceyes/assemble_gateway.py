@@ -23,6 +23,7 @@ from speceyes.gateway.app import Gateway, GatewayApp
 from speceyes.gateway.figures import Model
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.images.fetching import Fetcher
+from speceyes.gateway.memory import keep_freed_memory
 from speceyes.gateway.observer import Watcher
 from speceyes.gateway.observing import BreakerState, Observer
 from speceyes.gateway.relay import Relay, Upstream
@@ -199,4 +200,5 @@ def _hung_after_s(settings: Settings) -> float:
 def make_app(plan: Plan, folder: Path | None) -> GatewayApp:
     """Make the application of one worker, which opens all when it is started."""
     configure_logging()
+    keep_freed_memory()
     return GatewayApp(partial(open_gateway, plan, folder))

@@ -16,6 +16,7 @@ from speceyes.commands.demo import add_demo
 from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
 from speceyes.commands.grade import add_grade
+from speceyes.commands.key import add_key
 from speceyes.commands.report import add_report
 from speceyes.commands.serve import add_serve
 from speceyes.commands.suite import add_suite
@@ -66,6 +67,7 @@ def build_app() -> "typer.Typer":
         add_ask,
         add_doctor,
         add_serve,
+        add_key,
         add_bench,
         add_report,
         add_grade,

@@ -16,6 +16,7 @@
     |   +-- RequestMalformed         400   a request that cannot be read, or not be answered
     |   +-- RouteUnknown             404   no route has that name
     |   +-- KeyRefused               401   no key, or one that opens nothing
+    |   +-- PageRefused              403   a web page from elsewhere asks
     |   +-- RequestTooSlow           408   the request itself did not arrive in time
     |   +-- RequestTooLarge          413   a request beyond the limit of bytes
     +-- TooManyRequests              429   says when to ask again
@@ -127,6 +128,12 @@ class KeyRefused(InputError):
     """The caller's key is missing, cannot be read, or is none of those that are known."""
 
     http_status: ClassVar[int] = 401
+
+
+class PageRefused(InputError):
+    """A web page from elsewhere asks, through the browser of somebody who may."""
+
+    http_status: ClassVar[int] = 403
 
 
 class RequestTooSlow(InputError):

@@ -7,7 +7,6 @@ cancelled closes its connection, which is how the server learns that nobody wait
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Final, Protocol
 import aiohttp
 import anyio
 
+from speceyes.engines.payload import WholeBody
 from speceyes.engines.wire.refusals import Refusal, clean, read_refusal
 from speceyes.engines.wire.retry import RETRIED_STATUSES, retry_after_s, wait_before_retry
 from speceyes.engines.wire.settings import HttpSettings
@@ -74,7 +74,7 @@ class _Attempt:
         return self.session.request(
             self.method,
             self.url,
-            data=None if self.body is None else io.BytesIO(self.body),
+            data=None if self.body is None else WholeBody(self.body),
             headers=self._headers(),
             allow_redirects=False,  # the key is for this server alone
         )

@@ -24,6 +24,8 @@ from starlette.routing import Route as Path
 from speceyes.errors import RouteUnknown, SpecEyesError
 from speceyes.gateway.entrance import Entrance
 from speceyes.gateway.guard.admission import Admission
+from speceyes.gateway.guard.bodies import BodyRoom
+from speceyes.gateway.guard.browsers import is_loopback
 from speceyes.gateway.guard.keys import KeyRing
 from speceyes.gateway.images.fetching import Fetcher
 from speceyes.gateway.locks import Locked
@@ -102,12 +104,14 @@ def inner_app(gateway: Gateway) -> Starlette:
 
 def paths_of(gateway: Gateway) -> Sequence[BaseRoute]:
     """Lay out every path."""
-    keys = KeyRing(gateway.settings.keys)
+    settings = gateway.settings
+    keys = KeyRing(settings.keys, is_local=is_loopback(settings.host))
     entrance = Entrance(
         settings=gateway.settings,
         routes=gateway.routes,
         keys=keys,
         admission=Admission(gateway.settings.limits, clock=gateway.clock),
+        bodies=BodyRoom(gateway.settings.limits),
         fetcher=gateway.fetcher,
         observer=gateway.observer,
         clock=gateway.clock,

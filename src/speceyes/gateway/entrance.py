@@ -27,7 +27,7 @@ from speceyes.errors import (
 )
 from speceyes.gateway.answering import Job, answer_stream, answer_whole, fail
 from speceyes.gateway.guard.admission import Admission
-from speceyes.gateway.guard.bodies import ClientLeft, read_body
+from speceyes.gateway.guard.bodies import BodyRoom, ClientLeft
 from speceyes.gateway.guard.keys import KeyRing
 from speceyes.gateway.images.fetching import Fetcher
 from speceyes.gateway.images.opening import open_images
@@ -56,6 +56,7 @@ class Entrance:
     routes: Routes
     keys: KeyRing
     admission: Admission
+    bodies: BodyRoom
     fetcher: Fetcher
     observer: Observer
     clock: Callable[[], float] = time.monotonic
@@ -72,7 +73,11 @@ class Entrance:
             with anyio.move_on_after(_LAST_WORD_S, shield=True):
                 await fail(visit, EngineUnavailable("gateway", "is closing; ask again"), [])
             raise
+        except Exception as error:  # noqa: BLE001 - ends its request, loudly, and no other one
+            _LOG.exception("request_id=%s message=%r", visit.request_id, "a defect")
+            await self._refuse(visit, SpecEyesError(f"unexpected {type(error).__name__}"), "defect")
         finally:
+            self.bodies.give_back(visit.bytes_in)
             visit.end()
 
     async def _read(self, scope: Scope, receive: Receive, visit: Visit) -> _Came | None:
@@ -82,7 +87,7 @@ class Entrance:
             visit.key_name = None if key is None else key.name
             named = _headers(scope)
             limit_s = _limit_s(named, self.settings.limits.request_timeout_s)
-            body = await read_body(scope, receive, self.settings.limits)
+            body = await self.bodies.read(scope, receive)
             visit.bytes_in = len(body)
             asked = read_request(body)
             visit.is_stream = asked.is_stream
@@ -96,7 +101,7 @@ class Entrance:
         outside, not_applied = settle(asked, route.settings.on_sampling)
         if route.settings.mode == "bypass":
             outside = Outside("route", "model")
-        visit.see(asked, None if outside else question_of(asked.turns))
+        visit.see(None if outside else question_of(asked.turns))
         tracing = self.settings.tracing
         share = None if tracing.endpoint is None else tracing.share
         headers = onward(visit.request_id, named, share=share)
@@ -138,9 +143,6 @@ class Entrance:
             await self._refuse(visit, error, "deadline")
         except SpecEyesError as error:
             await self._refuse(visit, error, _reason_of(error, visit))
-        except Exception as error:  # noqa: BLE001 - ends its request, loudly, and no other one
-            _LOG.exception("request_id=%s message=%r", visit.request_id, "a defect")
-            await self._refuse(visit, SpecEyesError(f"unexpected {type(error).__name__}"), "defect")
 
     async def _serve(self, came: _Came, visit: Visit) -> None:
         asked, route = came.asked, came.route

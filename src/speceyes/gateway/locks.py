@@ -10,7 +10,7 @@ import binascii
 from dataclasses import dataclass
 from typing import Final
 
-from speceyes.errors import KeyRefused
+from speceyes.errors import InputError, KeyRefused, PageRefused
 from speceyes.gateway.guard.keys import KeyRing
 from speceyes.gateway.observing import AsgiApp, Receive, Scope, Send
 from speceyes.gateway.wire.errors import error_body
@@ -29,7 +29,7 @@ class Locked:
         """Let one request in, or refuse it."""
         try:
             self.keys.find([_as_bearer(name, value) for name, value in scope["headers"]])
-        except KeyRefused as error:
+        except (KeyRefused, PageRefused) as error:
             await _refuse(send, error)
             return
         await self.app(scope, receive, send)
@@ -46,12 +46,13 @@ def _as_bearer(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     return name, b"Bearer " + password
 
 
-async def _refuse(send: Send, error: KeyRefused) -> None:
+async def _refuse(send: Send, error: InputError) -> None:
     body = error_body(error)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        _CHALLENGE,
     ]
+    if error.http_status == 401:
+        headers.append(_CHALLENGE)
     await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -27,7 +27,7 @@ from speceyes.events import (
 from speceyes.gateway import series
 from speceyes.gateway.observing import Ended
 from speceyes.gateway.stats import Stats, Tally, Told
-from speceyes.gateway.steps import Step, steps_of
+from speceyes.gateway.steps import Step, steps_of, to_us
 from speceyes.types import Usage
 
 Stage: TypeAlias = Literal["decided", "passed", "accepted"]
@@ -72,14 +72,14 @@ def tell(finished: Finished) -> Told:
     gate = next((step for step in steps if step.kind == "gate"), None)
     return Told(
         request_id=ended.request_id,
-        at_s=finished.at_s,
+        at_s=to_us(finished.at_s),
         model=ended.route_name,
         route=ended.route,
         reason=ended.reason,
         status=ended.status,
-        elapsed_s=ended.elapsed_s,
-        waited_s=ended.waited_s,
-        first_byte_s=ended.first_byte_s,
+        elapsed_s=to_us(ended.elapsed_s),
+        waited_s=to_us(ended.waited_s),
+        first_byte_s=None if ended.first_byte_s is None else to_us(ended.first_byte_s),
         is_stream=ended.is_stream,
         error=ended.error_kind,
         p_tool=next((step.p_tool for step in steps if step.kind == "screen"), None),

@@ -31,7 +31,7 @@ BypassReason: TypeAlias = Literal[
 ]
 RefusedReason: TypeAlias = Literal[
     "malformed",  # 400
-    "unauthorized",  # 401
+    "unauthorized",  # 401, or 403 for a web page from elsewhere
     "unknown_route",  # 404
     "timeout",  # 408: the request itself came too slowly
     "too_large",  # 413

@@ -17,6 +17,7 @@ _ERROR: Final[Json] = {"$ref": "#/components/schemas/Error"}
 _WHY: Final = {
     400: "The request cannot be read, or asks for what this route cannot do; `param` names it.",
     401: "The key is missing or not known.",
+    403: "A web page from elsewhere asks, and there are no keys.",
     404: "No route has this name.",
     405: "This path has no such method.",
     408: "The request came too slowly.",
@@ -42,14 +43,14 @@ def document() -> Json:
         },
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
-            "/v1/models": {"get": _read("The routes, as models.", 401)},
+            "/v1/models": {"get": _read("The routes, as models.", 401, 403)},
             "/v1/models/{model}": {"get": _one_model()},
             "/healthz": {"get": _read("The process is there.", is_open=True)},
             "/readyz": {"get": _read("Requests can be answered.", 503, is_open=True)},
             "/openapi.json": {"get": _read("This document.", is_open=True)},
-            "/v1/stats": {"get": _read("What was done so far.", 401)},
-            "/metrics": {"get": _read("The same for Prometheus.", 401, media="text/plain")},
-            "/": {"get": _read("The same as a page.", 401, media="text/html")},
+            "/v1/stats": {"get": _read("What was done so far.", 401, 403)},
+            "/metrics": {"get": _read("The same for Prometheus.", 401, 403, media="text/plain")},
+            "/": {"get": _read("The same as a page.", 401, 403, media="text/html")},
         },
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -60,7 +61,7 @@ def document() -> Json:
 
 
 def _chat() -> Json:
-    codes = (400, 401, 404, 408, 413, 415, 429, 431, 500, 502, 503, 504)
+    codes = (400, 401, 403, 404, 408, 413, 415, 429, 431, 500, 502, 503, 504)
     request: Json = {"$ref": "#/components/schemas/Request"}
     return {
         "summary": "Answer the last turn of a conversation.",
@@ -96,7 +97,7 @@ def _chat() -> Json:
 
 def _one_model() -> Json:
     name = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
-    return {**_read("One route, as a model.", 401, 404), "parameters": [name]}
+    return {**_read("One route, as a model.", 401, 403, 404), "parameters": [name]}
 
 
 def _read(

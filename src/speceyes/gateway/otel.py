@@ -6,6 +6,7 @@ the SDK must not choose its own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -141,4 +142,6 @@ def _within(trace_id: int, parent_id: int | None, *, is_remote: bool) -> Context
 def _otlp(settings: TracingSettings) -> SpanExporter:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+    # It would tell of every attempt; that spans are lost is told once, and counted.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     return OTLPSpanExporter(endpoint=traces_url(settings.endpoint or ""))

@@ -91,7 +91,7 @@ class Outbox(Generic[T]):
         except Exception as error:  # noqa: BLE001 - counted and told; the thread must live on
             self._lost += len(batch)
             if not self._is_broken:  # said once, until it works again
-                _LOG.exception("outbox=%s lost=%d error=%r", self._name, len(batch), error)
+                _LOG.error("outbox=%s lost=%d error=%r", self._name, len(batch), error)
             self._is_broken = True
         else:
             self._is_broken = False

@@ -19,6 +19,7 @@ from speceyes.gateway.wire.request import Asked, passed_on
 from speceyes.gateway.wire.turns import Outside
 
 _KEPT: Final = ("content-type", "content-length", "content-encoding", "retry-after")
+_SHORT_BYTES: Final = 64 * 1024  # a reply of so few comes, and goes on, in one piece
 _DOWN: Final = frozenset({500, 502, 503, 504})
 
 
@@ -55,7 +56,11 @@ async def _pour(
 ) -> None:
     out = visit.out
     await out.start(response.status, headers)
+    length = response.content_length
     try:
+        if length is not None and length <= _SHORT_BYTES:
+            await out.end(await response.read())
+            return
         async for piece in response.content.iter_any():
             await out.write(piece)
     except aiohttp.ClientError as error:

@@ -6,7 +6,6 @@ as aiohttp does. A call that is cancelled closes its connection, so that the ser
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Final
 
 import aiohttp
 
+from speceyes.engines.payload import WholeBody
 from speceyes.engines.wire.refusals import clean
 from speceyes.errors import EngineUnavailable
 
@@ -89,7 +89,7 @@ class Relay:
     async def _post(self, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         return await self._open().post(
             f"{self._upstream.base_url}/chat/completions",
-            data=io.BytesIO(body),
+            data=WholeBody(body),
             headers=headers,
             allow_redirects=False,  # the key is for this server alone
         )

@@ -6,7 +6,6 @@ to their end, for as long as the settings say.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import signal
@@ -16,15 +15,18 @@ from collections.abc import Callable
 from typing import Final
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from speceyes.errors import ConfigError
+from speceyes.errors import ConfigError, SpecEyesError
 from speceyes.gateway.app import GatewayApp
+from speceyes.gateway.guard.browsers import is_loopback
 from speceyes.gateway.guard.slow_clients import patient_protocol
 from speceyes.gateway.settings import GatewaySettings
 
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 2048
+_HUNG_S: Final = 60  # a worker that says nothing for so long is replaced; models take time to load
 _FORM: Final = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 _TIME_FORM: Final = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -41,11 +43,17 @@ def serve(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> None
         _tell(settings, listener.getsockname()[1])
         if settings.workers == 1:
             app = make_app()
-            uvicorn.Server(_config(lambda: app, settings)).run(sockets=[listener])
-            if app.failure is not None:
-                raise app.failure
+            try:
+                uvicorn.Server(_config(lambda: app, settings)).run(sockets=[listener])
+            except SystemExit:
+                if app.failure is not None:
+                    raise app.failure from None
+                raise
         else:
-            Multiprocess(_config(make_app, settings), sockets=[listener]).run()
+            workers = Multiprocess(_config(make_app, settings), sockets=[listener])
+            workers.run()
+            if any(worker.exitcode == STARTUP_FAILURE for worker in workers.processes):
+                raise SpecEyesError("the workers cannot start; the lines above say why")
 
 
 def configure_logging() -> None:
@@ -71,6 +79,7 @@ def _config(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> uv
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
+        timeout_worker_healthcheck=_HUNG_S,
         timeout_keep_alive=math.ceil(limits.keep_alive_s),
         timeout_graceful_shutdown=math.ceil(limits.drain_s),
     )
@@ -95,20 +104,13 @@ def _bind(host: str, port: int) -> socket.socket:
 def _tell(settings: GatewaySettings, port: int) -> None:
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     _LOG.info("message=%r url=http://%s:%d/v1", "starting", shown, port)
-    if not settings.keys and not _is_loopback(settings.host):
+    if not settings.keys and not is_loopback(settings.host):
         _LOG.warning(
             "message=%r host=%s",
             "ANYBODY WHO REACHES THIS MACHINE MAY USE THE ENGINES: it listens beyond loopback, "
             "and there are no keys; write [[gateway.keys]], or leave --host out",
             settings.host,
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _end_quietly(*_: object) -> None:

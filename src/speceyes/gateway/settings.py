@@ -48,12 +48,13 @@ def _check_times(settings: object, *names: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bound what is let in and how long it may take; in flight and queue count per worker.
+    """Bound what is let in and how long it may take; what is at once, counts per worker.
 
     Raises: ConfigError naming the field.
     """
 
     max_body_bytes: int = 64 * _MIB
+    max_held_bytes: int = 2048 * _MIB  # of the bodies of all that have come and not ended
     max_in_flight: int = 512
     max_queue: int = 512
     queue_timeout_s: float = 30.0
@@ -65,6 +66,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         _check_counts(self, "max_body_bytes", "max_in_flight")
+        _check_counts(self, "max_held_bytes", least=self.max_body_bytes)
         _check_counts(self, "max_queue", least=0)
         _check_times(
             self,

@@ -91,6 +91,11 @@ def steps_of(trace: tuple[Event, ...]) -> tuple[Step, ...]:
     return tuple(sorted(steps, key=lambda step: (step.began_s, -step.ended_s)))
 
 
+def to_us(seconds: float) -> float:
+    """Round to whole microseconds, which is all that is worth writing down."""
+    return round(seconds, 6)
+
+
 def _note(event: Event, found: dict[Phase, dict[str, object]]) -> None:
     # What is said within a phase, or just before it, becomes part of its step.
     match event:
@@ -113,7 +118,7 @@ def _note(event: Event, found: dict[Phase, dict[str, object]]) -> None:
 def _phase(
     phase: Phase, span_s: tuple[float, float], facts: dict[str, object], *, outcome: StepOutcome
 ) -> Step:
-    began_s, ended_s = span_s
+    began_s, ended_s = map(to_us, span_s)
     return Step(kind=phase, began_s=began_s, ended_s=ended_s, outcome=outcome, **facts)  # type: ignore[arg-type]
 
 
@@ -129,8 +134,8 @@ def _turn(event: TurnFinished, *, began_s: float) -> Step:
         said, note = "malformed", reply.reason
     return Step(
         kind="turn",
-        began_s=began_s,
-        ended_s=event.at_s,
+        began_s=to_us(began_s),
+        ended_s=to_us(event.at_s),
         turn=event.turn,
         said=said,
         note=note,
@@ -142,8 +147,8 @@ def _tool(event: ToolFinished, *, began_s: float) -> Step:
     observation, call = event.observation, event.call
     return Step(
         kind="tool",
-        began_s=began_s,
-        ended_s=event.at_s,
+        began_s=to_us(began_s),
+        ended_s=to_us(event.at_s),
         outcome="finished" if observation.error is None else "failed",
         turn=event.turn,
         tool=call.tool if isinstance(call, ToolCall) else None,

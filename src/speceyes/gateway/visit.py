@@ -14,6 +14,7 @@ from speceyes.errors import (
     InputError,
     KeyRefused,
     NoRoom,
+    PageRefused,
     PictureTooLarge,
     PictureUnknown,
     RateExceeded,
@@ -35,11 +36,11 @@ from speceyes.gateway.observing import (
     Send,
 )
 from speceyes.gateway.outgoing import Outgoing
-from speceyes.gateway.wire.request import Asked
 
 _LEFT: Final = 499  # what servers note for a client that did not wait
 _REFUSALS: Final[tuple[tuple[type[SpecEyesError], RefusedReason], ...]] = (
     (KeyRefused, "unauthorized"),
+    (PageRefused, "unauthorized"),
     (RouteUnknown, "unknown_route"),
     (RequestTooSlow, "timeout"),
     (RequestTooLarge, "too_large"),
@@ -73,9 +74,8 @@ class Visit:
     error: SpecEyesError | None = None
     _is_seen: bool = field(default=False)
 
-    def see(self, asked: Asked | None = None, question: str | None = None) -> None:
+    def see(self, question: str | None = None) -> None:
         """Tell that it is here, with what is known of it by now."""
-        self.is_stream = asked is not None and asked.is_stream
         self._is_seen = True
         self.observer.began(
             Seen(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from speceyes.errors import KeyRefused
+from speceyes.gateway.guard.browsers import check_page
 from speceyes.gateway.settings import Key
 
 _FIELD: Final = "authorization"
@@ -39,19 +40,25 @@ def new_key() -> str:
 
 
 class KeyRing:
-    """Know the keys' owners. Without keys, whoever reaches the gateway may come in."""
+    """Know the keys' owners. Without keys, whoever reaches the gateway may come in, but no page.
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    `is_local`: it listens to this machine only.
+    """
+
+    def __init__(self, keys: Iterable[Key], *, is_local: bool = False) -> None:
+        self._is_local = is_local
         self._known = tuple((bytes.fromhex(key.sha256), key) for key in keys)
 
-    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> Key | None:
+    def find(self, headers: Sequence[tuple[bytes, bytes]]) -> Key | None:
         """Find whose key a request's headers show; None: there are no keys at all.
 
         Names of headers are in lower case, as ASGI has them. Invariants: the time it takes does not
         depend on which key is shown, or on how much of one is right.
-        Raises: KeyRefused if it is missing, cannot be read, or is not known.
+        Raises: KeyRefused if it is missing, cannot be read, or is not known; PageRefused if there
+        are no keys, and a web page from elsewhere asks.
         """
         if not self._known:
+            check_page(headers, is_local=self._is_local)
             return None
         shown = [value for name, value in headers if name == b"authorization"]
         digest = hashlib.sha256(_bearer(shown)).digest()

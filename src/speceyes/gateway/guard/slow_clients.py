@@ -105,6 +105,11 @@ class PatientProtocol(HttpToolsProtocol):
         if not self._is_refused:
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head:  # the rest of a body that nobody waits for gets no longer than a head
+            self._limit_head()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stall_timer is None:

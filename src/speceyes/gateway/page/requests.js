@@ -80,7 +80,7 @@ function moreOf(request) {
     ["request", request.request_id],
     ["status", request.status],
     ["first byte", request.first_byte_s === undefined ? undefined : seconds(request.first_byte_s)],
-    ["in line", request.waited_s ? seconds(request.waited_s) : undefined],
+    ["in line", request.waited_s >= 0.001 ? seconds(request.waited_s) : undefined],
     ["p(tool)", request.p_tool === undefined ? undefined : request.p_tool.toFixed(3)],
     ["score", request.score === undefined ? undefined : `${score(request.score, scale)} of ${score(request.threshold, scale)}`],
     ["turns", request.turns],
@@ -89,7 +89,7 @@ function moreOf(request) {
     ["streamed", request.is_stream ? "yes" : undefined],
     ["error", request.error],
   ].filter(([, value]) => value !== undefined);
-  const list = element("dl", { class: "facts" }, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+  const list = element("dl", { class: "facts" }, ...facts.map(([name, value]) => element("div", { class: name === "request" ? "wide" : null }, element("dt", {}, name), element("dd", {}, String(value)))));
   return element("div", { class: "more" }, list, element("div", { class: "plot" }));
 }
 
@@ -131,7 +131,7 @@ function noteOf(step) {
   if (step.score !== undefined) parts.push(score(step.score, step.threshold <= 1 ? "share" : "raw"));
   if (step.note) parts.push(words(step.note));
   if (step.said) parts.push(step.said);
-  if (step.completion_tokens !== undefined) parts.push(`${count(step.completion_tokens)} tokens`);
+  if (step.completion_tokens !== undefined) parts.push(`${count(step.completion_tokens)} ${step.completion_tokens === 1 ? "token" : "tokens"}`);
   if (step.boxes?.length) parts.push(step.boxes.map(([l, t, r, b]) => `${r - l}×${b - t} at ${l}, ${t}`).join("; "));
   return parts.join(", ");
 }
