@@ -91,6 +91,17 @@ def test_what_was_not_asked_for_longest_goes_first():
     assert [find(tree, [n, n, n]) for n in (1, 2, 3)] == [[1, 1, 1], [], [3, 3]]
 
 
+def test_what_is_let_go_of_is_not_held_on_to_by_what_it_was_split_from():
+    tree = PrefixTree(8 * 32)
+    keep(tree, [1, 2, 3, 4, 5, 6])
+    keep(tree, [1, 2, 9])  # splits the first
+    find(tree, [1, 2, 9])
+    keep(tree, [7, 7, 7])  # for which 3, 4, 5, 6 must go
+    assert find(tree, [1, 2, 3]) == [1, 2]
+    (part,) = tree.find(text_marks([1, 2]), most=2).parts
+    assert part.untyped_storage().nbytes() == 2 * 2 * 8
+
+
 def test_a_kept_prompt_is_a_copy_and_one_too_large_is_left_out():
     tree = PrefixTree(4 * 32)
     values = held([7, 8]).clone()
