@@ -41,7 +41,7 @@ async def listening(app, limits: Limits, **more):
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        while not server.started:  # noqa: ASYNC110 - it has no event to wait for
+        while not server.started:
             await asyncio.sleep(0.005)
             if server.should_exit:
                 raise RuntimeError(f"the application did not start: {getattr(app, 'failure', '')}")

@@ -60,7 +60,12 @@ TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transf
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
 # relative to `speceyes`; the first room with a matching one counts.
 ROOMS: dict[str, Room] = {
-    "nouns": Room(("types", "earlier", "errors", "notebook", "tables"), (), ("numpy",), pure=True),
+    "nouns": Room(
+        ("types", "earlier", "errors", "notebook", "tables", "meter", "load"),
+        (),
+        ("numpy",),
+        pure=True,
+    ),
     "gate": Room(("gate", "screen", "specs", "calibrate"), ("nouns",), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
@@ -92,7 +97,8 @@ ROOMS: dict[str, Room] = {
     ),
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
-        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "tools", "wire")
+        ("config", "engine_names", "extras", "settings_file"),
+        ("nouns", "gate", "protocols", "tools", "wire"),
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
     # What runs in another process, where nothing else of speceyes is.
@@ -136,11 +142,19 @@ ROOMS: dict[str, Room] = {
         ("PIL", "huggingface_hub", "numpy", "pyarrow"),
     ),
     "orchestration": Room(
-        ("agent", "phases", "funnel", "specreason"), ("nouns", "gate", "story"), ("anyio",)
+        ("agent", "phases", "policies", "policies.*", "funnel", "specreason"),
+        ("nouns", "gate", "story"),
+        ("anyio",),
     ),
     "replay": Room(("engines", "engines.replay"), ("nouns",), ("anyio", "numpy")),
     "http": Room(
-        ("engines.http", "engines.transport", "engines.payload", "engines.dataurls"),
+        (
+            "engines.http",
+            "engines.server_load",
+            "engines.transport",
+            "engines.payload",
+            "engines.dataurls",
+        ),
         ("nouns", "wire", "pictures", "shelf"),
         ("aiohttp", "anyio", "msgspec"),
     ),

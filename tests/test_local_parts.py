@@ -238,7 +238,7 @@ def new_cache(limit_tokens: int = 100_000) -> KeyValues:
 def test_a_cache_grows_without_losing_anything():
     cache_ = new_cache()
     cache_.reserve(1, 3)
-    index = cache_.places(0, 3)
+    index = cache_.places(0, 0, 3)
     for layer in range(2):
         keys = torch.arange(6.0).view(3, 1, 2) + 10 * layer
         cache_.write(layer, index, keys=keys, values=-keys)
@@ -248,9 +248,9 @@ def test_a_cache_grows_without_losing_anything():
     assert torch.equal(values, -keys)
     assert torch.equal(deeper, keys + 10)
     assert cache_.next_places(torch.tensor([3, 0, 5])).tolist() == [
-        3,
-        cache_.size[1],
-        2 * cache_.size[1] + 5,
+        [3],
+        [cache_.size[1]],
+        [2 * cache_.size[1] + 5],
     ]
     cache_.move(0, 2, 3)
     assert torch.equal(cache_.views(3, 3)[0][2], keys[0])

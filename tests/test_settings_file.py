@@ -78,7 +78,7 @@ def test_a_whole_file(tmp_path):
 
 def test_the_file_that_the_readme_shows_can_be_loaded(tmp_path):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    [shown] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    shown, *_ = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)  # the gateway's come after it
     choices = load_settings(written(tmp_path, shown))
     assert choices.small == "http://127.0.0.1:8001/v1"
     assert choices.gate.small_model == "Qwen/Qwen3-VL-2B-Instruct"
@@ -111,7 +111,12 @@ def test_an_empty_file_chooses_nothing(tmp_path):
         ("[settings]\nmax_turn = 3", "settings.max_turn", "is unknown; known are screen_by"),
         ("[settings]\nmax_turns = '3'", "settings.max_turns", "is to be a whole number, not '3'"),
         ("[settings]\nmax_turns = 0", "settings.max_turns", "is below 1"),
-        ("[settings]\nscreen_by = 'me'", "settings.screen_by", "choose from large, small, none"),
+        (
+            "[settings]\nscreen_by = 'me'",
+            "settings.screen_by",
+            "choose from large, small, none, agent",
+        ),
+        ("[settings]\nscreen_prompt = 1", "settings.screen_prompt", "choose from paper, shared$"),
         ("[http]\nretries = 3", "http.retries", "is unknown; known are connect_timeout_s"),
         ("[http]\nmax_attempts = 0", "http.max_attempts", "is below 1"),
         ("[http]\nimage_format = 'gif'", "http.image_format", "choose from png, jpeg"),

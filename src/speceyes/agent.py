@@ -17,6 +17,7 @@ import anyio
 from speceyes.earlier import splice
 from speceyes.errors import EngineProtocolError, NoAnswer, SpecEyesError, ToolError
 from speceyes.events import Event, ToolFinished, TurnFinished
+from speceyes.meter import one_call
 from speceyes.types import (
     Budget,
     Conversation,
@@ -214,7 +215,8 @@ async def ask(engine: Engine, request: GenerateRequest) -> Generation:
     Raises: EngineError; InputError, if a picture turned out to be damaged.
     """
     try:
-        return await engine.generate(request)
+        with one_call():
+            return await engine.generate(request)
     except SpecEyesError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,8 +24,9 @@ from speceyes.config import (
     DEFAULT_POLICY,
     DEFAULT_PROTOCOL,
     DEFAULTS,
-    PolicyName,
+    GATED,
     Settings,
+    check_screen_by,
     parse_policy,
     parse_protocol,
 )
@@ -40,11 +41,14 @@ from speceyes.engine_names import (
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
-from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial, small_only
+from speceyes.extras import with_extra
+from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
+from speceyes.policies.named import make_policy
 from speceyes.protocols import make_protocol
+from speceyes.protocols.closer import Closer
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
 from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
@@ -56,20 +60,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Opener: TypeAlias = Callable[[PairRole, EngineSource], Awaitable[Engine]]
 
-POLICIES: Final[Mapping[PolicyName, Policy]] = {
-    "serial": serial,
-    "agent_only": agent_only,
-    "small_only": small_only,
-}
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
-_INSTALL: Final = {
-    "local": "pip install 'speceyes[local]', with torch before it",
-    "http": "pip install 'speceyes[http]'",
-}
-_EXTRAS: Final = {
-    **dict.fromkeys(("jinja2", "safetensors", "tokenizers", "torch", "transformers"), "local"),
-    **dict.fromkeys(("aiohttp", "msgspec"), "http"),
-}
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -80,6 +71,8 @@ class SpecEyes:
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
     threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
     are a release's own wording, for a protocol given by its name. `http` is for engines on servers,
+    `closer_gate` is for what the small model answers after a closer look; None: the pair's own, or
+    the same gate.
     `sandbox` for protocols whose models write code. `opener` opens engines given as strings in
     their place; what it opens stays its own.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
@@ -93,6 +86,7 @@ class SpecEyes:
     gate: GateSpec | None = None
     screen: ScreenSpec | None = None
     policy: str = DEFAULT_POLICY
+    closer_gate: GateSpec | None = None
     settings: Settings = DEFAULTS
     http: HttpSettings = DEFAULT_HTTP
     sandbox: SandboxLimits = DEFAULT_LIMITS
@@ -104,7 +98,7 @@ class SpecEyes:
 
     def __post_init__(self) -> None:
         self._sources()
-        parse_policy(self.policy)
+        check_screen_by(self.settings.screen_by, parse_policy(self.policy))
         if isinstance(self.protocol, str):
             parse_protocol(self.protocol)
 
@@ -167,24 +161,33 @@ class SpecEyes:
         tuning = None
         for role, source in sources.items():
             if isinstance(source, BuiltinEngine):
-                tuning = await in_thread(partial(_with_extra, role, _read_tuning))
+                tuning = await in_thread(partial(with_extra, role, _read_tuning))
         is_pair = all(source == BuiltinEngine(role) for role, source in sources.items())
         # What can be refused is refused before any engine is opened.
         gate, screen = self._specs(tuning if is_pair else None)
-        is_tuned = isinstance(sources["large"], BuiltinEngine)
-        protocol = self._protocol(tuning if is_tuned else None)
+        tuned = {
+            role: tuning if isinstance(source, BuiltinEngine) else None
+            for role, source in sources.items()
+        }
+        protocol = self._protocol(tuned["large"])
         tools = await self._tools(protocol, stack)
         small = large = await self._open("small", sources["small"], stack)
         if sources["large"] != sources["small"]:
             large = await self._open("large", sources["large"], stack)
         parts = Parts(
             small=small,
-            screener={"large": large, "small": small, "none": None}[settings.screen_by],
+            screener={"large": large, "small": small}.get(settings.screen_by),
             agent=_agent(large, protocol, settings, tools=tools),
+            closer=self._closer(tuned["small"]),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
-        return Funnel(parts, _rules(gate, screen, settings), POLICIES[parse_policy(self.policy)])
+        policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
+        closer_gate = self.closer_gate
+        if closer_gate is None and is_pair and tuning is not None and self.gate is None:
+            closer_gate = tuning.closer_gate
+        rules = replace(_rules(gate, screen, settings), closer_gate=closer_gate)
+        return Funnel(parts, rules, policy)
 
     async def _open(
         self, role: PairRole, source: Engine | EngineSource, stack: AsyncExitStack
@@ -194,7 +197,7 @@ class SpecEyes:
                 if self.opener is not None:
                     return await self.opener(role, source)
                 load = partial(_load, role, source, self.http)
-                engine = await in_thread(partial(_with_extra, role, load))
+                engine = await in_thread(partial(with_extra, role, load))
                 stack.push_async_callback(_close, engine)
                 return engine
             case _:
@@ -215,7 +218,7 @@ class SpecEyes:
         gate, screen = self.gate, self.screen
         if tuning is not None:
             gate, screen = gate or tuning.gate, screen or tuning.screen
-        if gate is None and self.policy != "serial":
+        if gate is None and self.policy not in GATED:
             gate = PAPER  # decides nothing
         if gate is None:
             raise ConfigError(
@@ -223,7 +226,27 @@ class SpecEyes:
                 "none is known for these engines, and a threshold is valid only for what it was "
                 "calibrated with; give a GateSpec, or --gate (paper is the published one)",
             )
-        return gate, screen or ScreenSpec()
+        return gate, self._asked(screen or ScreenSpec())
+
+    def _asked(self, screen: ScreenSpec) -> ScreenSpec:
+        prompt = self.settings.screen_prompt
+        if prompt is None or prompt == screen.prompt:
+            return screen
+        if self.screen is not None:
+            raise ConfigError(
+                "screen_prompt",
+                f"is {prompt}, but the screen given was made for the prompt {screen.prompt!r}; "
+                "leave one of the two out",
+            )
+        # A threshold is valid only for the words it was found with.
+        return ScreenSpec(prompt=prompt)
+
+    def _closer(self, tuning: Tuning | None) -> Closer | None:
+        if self.settings.depth == 0:
+            return None
+        if tuning is not None:
+            return tuning.closer
+        return Closer() if self.settings.small_boxes == "thousandths" else Closer(extent=None)
 
     def _protocol(self, tuning: Tuning | None) -> ToolProtocol:
         if not isinstance(self.protocol, str):
@@ -265,6 +288,7 @@ def arrange(choices: Choices) -> SpecEyes:
         protocol=choices.protocol or DEFAULT_PROTOCOL,
         policy=choices.policy or DEFAULT_POLICY,
         gate=choices.gate,
+        closer_gate=choices.closer_gate,
         screen=choices.screen,
         settings=choices.settings,
         http=choices.http,
@@ -280,7 +304,7 @@ async def open_engine(
 ) -> AsyncGenerator[Engine, None]:
     """Open one engine by its string, for work outside a funnel. Raises: ConfigError."""
     source = parse_engine(name, role=role)
-    engine = await in_thread(partial(_with_extra, role, partial(_load, role, source, http)))
+    engine = await in_thread(partial(with_extra, role, partial(_load, role, source, http)))
     try:
         yield engine
     finally:
@@ -335,17 +359,6 @@ def _read_tuning() -> Tuning:
     return BUILTIN
 
 
-def _with_extra(field: PairRole, work: Callable[[], _T]) -> _T:
-    # Importing engines imports torch, say: seconds, and perhaps it is not installed.
-    try:
-        return work()
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        raise ConfigError(field, f"needs {error.name}: {_INSTALL[extra]}") from error
-
-
 async def _close(engine: Engine) -> None:
     with anyio.move_on_after(_CLOSING_S, shield=True):
         await engine.aclose()
@@ -371,8 +384,10 @@ def _rules(gate: GateSpec, screen: ScreenSpec, settings: Settings) -> Rules:
     return Rules(
         gate=gate,
         screen=screen,
+        agent_screens=settings.screen_by == "agent",
         max_answer_tokens=settings.max_answer_tokens,
         evidence_k=settings.evidence_k,
+        depth=settings.depth,
         screen_timeout_s=settings.screen_timeout_s,
         speculate_timeout_s=settings.speculate_timeout_s,
         fall_back_timeout_s=settings.fall_back_timeout_s,

@@ -18,7 +18,7 @@ from speceyes.engine_names import EngineSource, HttpEngineAt, PairRole, parse_en
 from speceyes.engines.http import HttpEngine
 from speceyes.engines.wire.settings import HttpSettings
 from speceyes.errors import ConfigError
-from speceyes.funnel import Funnel, small_only
+from speceyes.funnel import Funnel
 from speceyes.gateway.app import Gateway, GatewayApp
 from speceyes.gateway.figures import Model
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
@@ -31,6 +31,7 @@ from speceyes.gateway.routes import Route, Routes, Served
 from speceyes.gateway.serving import configure_logging
 from speceyes.gateway.settings import BreakerSettings
 from speceyes.gateway.settings_file import Plan, RoutePlan
+from speceyes.policies.fixed import small_only
 from speceyes.types import Engine
 
 _NEARLY: Final = 0.9  # of a phase's time without a reply: then an engine counts as hung

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -30,6 +30,7 @@ from speceyes.events import (
     Event,
     FellBack,
     Gated,
+    Looked,
     Phase,
     PhaseEnded,
     PhaseStarted,
@@ -39,6 +40,7 @@ from speceyes.events import (
     Speculated,
 )
 from speceyes.gate import GateSpec, judge
+from speceyes.meter import metering
 from speceyes.screen import SCREEN_WORDS, ScreenSpec, needs_tool, read_need
 from speceyes.types import (
     Box,
@@ -49,7 +51,7 @@ from speceyes.types import (
     Picture,
     Pixels,
     Query,
-    Usage,
+    Size,
     View,
 )
 
@@ -64,8 +66,43 @@ class Prompts(Protocol):
         """Ask whether the query needs a tool: yes or no."""
         ...
 
+    def screen_within(self, opening: Conversation, /) -> Conversation:
+        """Ask the same at the end of the agent's own opening."""
+        ...
+
     def speculate(self, query: Query, views: tuple[View, ...], /) -> Conversation:
         """Ask for the answer and nothing else."""
+        ...
+
+    def answer_briefly(self, query: Query, /) -> str:
+        """Say in which words the answer is to be given."""
+        ...
+
+
+class LooksCloser(Protocol):
+    """Have the small model look closer, in words and coordinates of its own."""
+
+    @property
+    def max_tokens(self) -> int:
+        """How long it may be about saying where."""
+        ...
+
+    def ask_where(self, conversation: Conversation, answer: str) -> Conversation:
+        """Add an answer that was not sure enough, and ask where to look."""
+        ...
+
+    def read_where(self, reply: str, view: View) -> Box | None:
+        """Read where to look, as a box of the original that the view shows."""
+        ...
+
+    def view_size(self, size: Size) -> Size:
+        """Give the size at which the model sees a part of this size."""
+        ...
+
+    def show(
+        self, conversation: Conversation, said: str, *, part: Picture, instruction: str
+    ) -> Conversation:
+        """Add where it wanted to look and what is there, and ask again."""
         ...
 
 
@@ -82,16 +119,25 @@ async def in_thread(work: Callable[[], _T], /) -> _T:
     return await anyio.to_thread.run_sync(work)
 
 
+async def in_spare_thread(work: Callable[[], _T], /) -> _T:
+    """Run blocking work in a worker thread; who is cancelled does not wait for its end."""
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Who and what the phases are done with. `screener` None: every query is speculated on."""
+    """Who and what the phases are done with.
+
+    `screener` None: every query is speculated on. `closer` None: the small model never looks twice.
+    """
 
     small: Engine
     screener: Engine | None
     agent: Agent
+    closer: LooksCloser | None = None
     prompts: Prompts
     open_pixels: Callable[[tuple[Picture, ...]], Pixels]
-    offload: Offload = in_thread
+    offload: Offload = in_spare_thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +147,17 @@ class Rules:
     `evidence_k`: how many candidates a token to ask the small model for, if more than the gate
     reads: evidence to be kept, for other settings to be tried on it. With `degrade` the small
     model's rejected answer is given when the agent fails, on the route `degraded`; without it the
-    query fails.
+    query fails. `agent_screens`: where the agent starts at once, its own first turn says whether a
+    tool is needed. `depth`: how often the small model may look closer before it is given up; what
+    the screen says needs a tool is then its own to look at, first. `closer_gate`: for what it then
+    answers, which it was asked in other words; None: the same gate.
     """
 
     gate: GateSpec
     screen: ScreenSpec
+    agent_screens: bool = False
+    depth: int = 0
+    closer_gate: GateSpec | None = None
     max_answer_tokens: int
     evidence_k: int = 0
     screen_timeout_s: float
@@ -118,13 +170,16 @@ class Rules:
 class Attempt:
     """What speculation came to: what was said, if anything, and why it is accepted or not.
 
-    `is_whole`: the model ended by itself. `error` is the engine's, if it failed.
+    `is_whole`: the model ended by itself. `error` is the engine's, if it failed. `asked` is what it
+    had been asked; `looks` is how often it had looked closer.
     """
 
     reason: Reason
     text: str | None = None
     is_whole: bool = True
     error: EngineError | None = None
+    asked: Conversation = field(default=(), repr=False)
+    looks: int = 0
 
     @property
     def spare(self) -> str | None:
@@ -150,8 +205,7 @@ class Passage:
         engine, spec = self.parts.screener, self.rules.screen
         if engine is None:
             return None
-        conversation = self._spliced(self.parts.prompts.screen)
-        request = _screen_request(conversation, spec)
+        request = self._screen_request(spec)
         try:
             with self._phase("screen"):
                 generation = await _ask_within(self.rules.screen_timeout_s, engine, request)
@@ -164,26 +218,39 @@ class Passage:
 
     async def speculate(self) -> Attempt:
         """Phases II and III: let the small model answer, and gate what it said."""
-        conversation = self._spliced(self.parts.prompts.speculate)
-        request = request_for(
-            conversation,
-            self.rules.max_answer_tokens,
-            top_logprobs=max(self.rules.gate.k, self.rules.evidence_k),
-        )
         try:
             with self._phase("speculate"):
-                generation = await _ask_within(
-                    self.rules.speculate_timeout_s, self.parts.small, request
-                )
-                self._tell(Speculated(*self._stamp(), generation))
+                conversation = self._spliced(self.parts.prompts.speculate)
+                generation = await self._answer(conversation)
         except EngineError as error:
-            is_late = isinstance(error, EngineTimeout)
-            return Attempt("small_timeout" if is_late else "small_failed", error=error)
-        with self._phase("gate"):
-            verdict = judge(generation, self.rules.gate)
-            self._tell(Gated(*self._stamp(), verdict))
-        said = generation.text.strip() or None
-        return Attempt(verdict.reason, said, is_whole=generation.finish == "stop")
+            return _failed(error)
+        return self._gated(generation, conversation, looks=0)
+
+    async def look_closer(self, attempt: Attempt) -> Attempt:
+        """Let the small model look closer after an attempt, and gate what it answers then.
+
+        Where it does not say where to look, the attempt stays what it was.
+        """
+        closer = self.parts.closer
+        if closer is None or attempt.text is None:
+            return attempt
+        try:
+            with self._phase("speculate"):
+                where = closer.ask_where(attempt.asked, attempt.text)
+                request = request_for(where, closer.max_tokens)
+                said = await _ask_within(self.rules.speculate_timeout_s, self.parts.small, request)
+                box = closer.read_where(said.text, self.sight.views[0])
+                self._tell(Looked(*self._stamp(), said, box))
+                if box is None:
+                    return attempt
+                size = closer.view_size(box.size)
+                part = await self.parts.offload(partial(self.sight.pixels.cut, box, size))
+                told = self.parts.prompts.answer_briefly(self.query)
+                shown = closer.show(where, said.text, part=part, instruction=told)
+                generation = await self._answer(shown)
+        except EngineError as error:
+            return _failed(error)
+        return self._gated(generation, shown, looks=attempt.looks + 1)
 
     def accept(self, attempt: Attempt) -> Answered:
         """End with what the gate let pass."""
@@ -200,17 +267,62 @@ class Passage:
             raise attempt.error or NoAnswer("the small model gave an empty reply")
         return Answered(*self._stamp(), attempt.text, "speculative", attempt.reason)
 
-    async def fall_back(self, reason: Reason, *, spare: str | None = None) -> Answered:
-        """Phase IV: let the agent answer; `spare` is what the gate rejected, if anything."""
+    def leave_to_agent(self, reason: Reason) -> None:
+        """Settle that the agent must answer, be it at work already or not."""
         self._tell(FellBack(*self._stamp(), reason))
-        try:
-            with self._phase("fall_back"):
-                text = await self._run_agent()
-        except (EngineError, AgentError, ToolError):
-            if spare is None or not self.rules.degrade:
-                raise
-            return Answered(*self._stamp(), spare, "degraded", "agent_failed")
-        return Answered(*self._stamp(), text, "agentic", reason)
+
+    async def ask_agent(self) -> str:
+        """Phase IV: let the agent answer, with its tools."""
+        with self._phase("fall_back"):
+            return await self._run_agent()
+
+    def end_with_agent(
+        self, reason: Reason, found: str | Exception, *, spare: str | None = None
+    ) -> Answered:
+        """End with the agent's answer; if it failed, with `spare`, what the gate rejected.
+
+        Raises: the error that the agent failed with, unless a spare is there and may be given.
+        """
+        if isinstance(found, str):
+            return Answered(*self._stamp(), found, "agentic", reason)
+        is_named = isinstance(found, (EngineError, AgentError, ToolError))
+        if spare is None or not (is_named and self.rules.degrade):
+            raise found
+        return Answered(*self._stamp(), spare, "degraded", "agent_failed")
+
+    async def _answer(self, conversation: Conversation) -> Generation:
+        request = request_for(
+            conversation,
+            self.rules.max_answer_tokens,
+            top_logprobs=max(self.rules.gate.k, self.rules.evidence_k),
+        )
+        generation = await _ask_within(self.rules.speculate_timeout_s, self.parts.small, request)
+        self._tell(Speculated(*self._stamp(), generation))
+        return generation
+
+    def _gated(self, generation: Generation, asked: Conversation, *, looks: int) -> Attempt:
+        gate = self.rules.gate if looks == 0 else self.rules.closer_gate or self.rules.gate
+        with self._phase("gate"):
+            verdict = judge(generation, gate)
+            self._tell(Gated(*self._stamp(), verdict))
+        said, is_whole = generation.text.strip() or None, generation.finish == "stop"
+        return Attempt(verdict.reason, said, is_whole=is_whole, asked=asked, looks=looks)
+
+    def _screen_request(self, spec: ScreenSpec) -> GenerateRequest:
+        protocol = self.parts.agent.protocol
+        if spec.prompt == "shared":
+            # With the agent's tools, which a chat template may show before all else.
+            asked = request_for(self._spliced(self._screen_within), spec.max_tokens)
+            asked = replace(asked, tools=protocol.tools)
+        else:
+            asked = request_for(self._spliced(self.parts.prompts.screen), spec.max_tokens)
+        if spec.rule == "text":
+            return asked
+        return replace(asked, max_tokens=1, top_logprobs=spec.top_logprobs, choices=SCREEN_WORDS)
+
+    def _screen_within(self, query: Query, views: tuple[View, ...]) -> Conversation:
+        opening = self.parts.agent.protocol.opening(query, views)
+        return self.parts.prompts.screen_within(opening)
 
     async def _run_agent(self) -> str:
         agent, timeout_s = self.parts.agent, self.rules.fall_back_timeout_s
@@ -228,19 +340,19 @@ class Passage:
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
         self._tell(PhaseStarted(*self._stamp(), phase))
-        try:
-            yield
-        except SpecEyesError as error:
-            # An agent or a tool that fails has told all its turns; an engine may have lost some.
-            lost = Usage.zero if isinstance(error, (AgentError, ToolError)) else None
-            self._tell(PhaseEnded(*self._stamp(), phase, "failed", lost, error))
-            raise
-        except BaseException as error:
-            is_defect = isinstance(error, Exception)
-            outcome: Literal["failed", "cancelled"] = "failed" if is_defect else "cancelled"
-            self._tell(PhaseEnded(*self._stamp(), phase, outcome, None))
-            raise
-        self._tell(PhaseEnded(*self._stamp(), phase))
+        with metering() as meter:
+            try:
+                yield
+            except SpecEyesError as error:
+                self._tell(PhaseEnded(*self._stamp(), phase, "failed", meter.lost, error))
+                raise
+            except Exception:  # a defect, and who knows where
+                self._tell(PhaseEnded(*self._stamp(), phase, "failed", None))
+                raise
+            except BaseException:
+                self._tell(PhaseEnded(*self._stamp(), phase, "cancelled", meter.lost))
+                raise
+            self._tell(PhaseEnded(*self._stamp(), phase, lost=meter.lost))
 
     def _tell(self, event: Event) -> None:
         self.narrator.tell(event)
@@ -249,11 +361,9 @@ class Passage:
         return self.narrator.stamp()
 
 
-def _screen_request(conversation: Conversation, spec: ScreenSpec) -> GenerateRequest:
-    if spec.rule == "text":
-        return request_for(conversation, spec.max_tokens)
-    request = request_for(conversation, 1, top_logprobs=spec.top_logprobs)
-    return replace(request, choices=SCREEN_WORDS)
+def _failed(error: EngineError) -> Attempt:
+    is_late = isinstance(error, EngineTimeout)
+    return Attempt("small_timeout" if is_late else "small_failed", error=error)
 
 
 async def _ask_within(timeout_s: float, engine: Engine, request: GenerateRequest) -> Generation:

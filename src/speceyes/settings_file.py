@@ -31,6 +31,7 @@ _KNOWN: Final = (
     "system_prompt",
     "user_prompt",
     "gate",
+    "closer_gate",
     "screen",
     "settings",
     "http",
@@ -51,6 +52,7 @@ class Choices:
     protocol: str | None = None
     policy: str | None = None
     gate: GateSpec | None = None
+    closer_gate: GateSpec | None = None
     screen: ScreenSpec | None = None
     settings: Settings = DEFAULTS
     http: HttpSettings = DEFAULT_HTTP
@@ -95,7 +97,8 @@ def read_choices(table: Mapping[str, Any], folder: Path) -> Choices:
         large=_engine("large", table),
         protocol=parse_protocol(names["protocol"]) if "protocol" in names else None,
         policy=parse_policy(names["policy"]) if "policy" in names else None,
-        gate=_gate(table["gate"], folder) if "gate" in table else None,
+        gate=_gate("gate", table, folder),
+        closer_gate=_gate("closer_gate", table, folder),
         screen=read_table("screen", table["screen"], ScreenSpec) if "screen" in table else None,
         settings=read_table("settings", table.get("settings", {}), Settings),
         http=read_table("http", table.get("http", {}), HttpSettings),
@@ -141,5 +144,8 @@ def _engine(role: PairRole, table: Mapping[str, Any]) -> str | None:
     return text
 
 
-def _gate(value: object, folder: Path) -> GateSpec:
+def _gate(name: str, table: Mapping[str, Any], folder: Path) -> GateSpec | None:
+    if name not in table:
+        return None
+    value = table[name]
     return load_gate(value, folder=folder) if isinstance(value, str) else read_gate({"gate": value})

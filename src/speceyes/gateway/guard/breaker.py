@@ -13,7 +13,6 @@ from types import TracebackType
 
 from speceyes.errors import ContextTooLong, EngineTimeout, EngineUnavailable
 from speceyes.events import Answered
-from speceyes.funnel import Policy
 from speceyes.gateway.guard.circuit import (
     CLOSED,
     Circuit,
@@ -27,6 +26,7 @@ from speceyes.gateway.guard.circuit import (
 from speceyes.gateway.observing import BreakerState
 from speceyes.gateway.settings import BreakerSettings, LargeDown
 from speceyes.phases import Passage
+from speceyes.policies.fixed import Policy, straight_to_agent
 from speceyes.types import Engine, GenerateRequest, Generation
 
 
@@ -210,7 +210,7 @@ def guarded(
                 raise large.refusal()
             return await _gated_only(passage, large)
         if small.wait_s:
-            return await passage.fall_back("small_failed")
+            return await straight_to_agent(passage, "small_failed")
         return await policy(passage)
 
     return spare
