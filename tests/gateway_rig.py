@@ -10,7 +10,6 @@ from typing import Any
 import anyio
 from PIL import Image as Pillow
 
-from speceyes.funnel import serial
 from speceyes.gateway.app import Gateway, inner_app
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.images.fetching import Fetcher
@@ -18,6 +17,7 @@ from speceyes.gateway.relay import Relay, Upstream
 from speceyes.gateway.routes import Route, Routes, Served
 from speceyes.gateway.settings import GatewaySettings, RouteSettings
 from speceyes.pictures import encode_png
+from speceyes.policies.fixed import serial
 from tests.asgi import Client
 from tests.stand_ins import ACCEPTED, a_funnel, an_agent, engines
 
@@ -97,7 +97,8 @@ async def a_gateway(plan=ACCEPTED, *, upstream=None, settings=None, route=None, 
         for role in ("small", "large")
     }
     own = GuardedEngine(small, breakers["small"]), GuardedEngine(large, breakers["large"])
-    policy = guarded(serial, **breakers, large_down=route.large_down)
+    order = more.pop("policy", serial)
+    policy = guarded(order, **breakers, large_down=route.large_down)
     parts = {"agent": an_agent(own[1])} | more.pop("parts", {})
     funnel = a_funnel(*own, policy, parts=parts, **more)
     relay = None if upstream is None else Relay(_server(upstream))

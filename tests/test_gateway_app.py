@@ -18,6 +18,7 @@ from speceyes.gateway.settings import (
     RouteSettings,
     Streaming,
 )
+from speceyes.policies.fixed import race
 from tests.gateway_rig import IMAGE, a_gateway, body, text_body
 from tests.stand_ins import ACCEPTED, CALL, NEEDS_TOOL, REJECTED, Plan, Words, turns
 
@@ -120,6 +121,31 @@ async def test_a_fallback_streams_what_the_agent_does():
         {},
     ]
     assert reply.headers["x-speceyes-reason"] == "below_threshold"
+
+
+EARLY = turns(CALL, CALL, "answer large", latency_s=1.0)
+
+
+async def test_an_agent_that_began_early_is_told_of_once_it_must_answer():
+    racing = Plan(small=REJECTED.small, turns=EARLY)
+    reply, _ = await ask(racing, body(stream=True), policy=race)
+    assert told_of(reply) == [
+        "the large model answers (below_threshold)\n",
+        "turn 1: spyglass at [0, 0, 10, 10]\n",
+        "turn 2: spyglass at [0, 0, 10, 10]\n",
+    ]
+
+
+async def test_an_agent_that_began_early_and_is_not_needed_is_not_told_of():
+    accepted = Plan(turns=turns(CALL, CALL, "answer large", latency_s=0.9))
+    reply, witness = await ask(accepted, body(stream=True), policy=race)
+    assert told_of(reply) == []
+    assert (witness.end.route, reply.headers["x-speceyes-route"]) == ("speculative", "speculative")
+
+
+def told_of(reply):
+    chunks = [event["choices"][0]["delta"] for event in reply.events() if event != "[DONE]"]
+    return [delta["reasoning_content"] for delta in chunks if "reasoning_content" in delta]
 
 
 @pytest.mark.parametrize(("progress", "comments"), [("comments", 2), ("none", 0)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -93,6 +93,8 @@ class _Telling:
     job: Job
     visit: Visit
     streaming: Streaming
+    held: list[str] = field(default_factory=list)
+    is_agents: bool = False  # it is settled that the agent answers
 
     async def tell(self, receive: MemoryObjectReceiveStream[Event]) -> None:
         events: list[Event] = []
@@ -110,14 +112,22 @@ class _Telling:
         await self._end(fold(events))
 
     async def _say(self, event: Event) -> None:
-        text = None if self.streaming.progress == "none" else progress_of(event)
+        if self.streaming.progress != "none" and (text := progress_of(event)) is not None:
+            place = 0 if isinstance(event, FellBack) else len(self.held)
+            self.held.insert(place, text)
         if isinstance(event, FellBack):
+            self.is_agents = True
             await self._begin(way_headers({"route": "agentic", "reason": event.reason}))
-        if text is None:
-            return
+        if self.is_agents:
+            await self._tell_held()
+
+    async def _tell_held(self) -> None:
+        # An agent that began early may not be needed: what it does is told once it is.
+        held, self.held = self.held, []
         is_reasoning = self.streaming.progress == "reasoning"
-        piece = progress_chunk(self.job.told(), text) if is_reasoning else comment(text)
-        await self.visit.out.write(piece, is_content=is_reasoning)
+        for text in held:
+            piece = progress_chunk(self.job.told(), text) if is_reasoning else comment(text)
+            await self.visit.out.write(piece, is_content=is_reasoning)
 
     async def _begin(self, headers: list[Header]) -> None:
         if self.visit.out.status is not None:

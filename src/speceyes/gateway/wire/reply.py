@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from speceyes.events import Answer, Phase, ToolFinished
+from speceyes.events import Answer, Looked, Phase, ToolFinished, Trace
 from speceyes.gateway.observing import EngineRole
 from speceyes.types import Box, Usage
 
@@ -102,14 +102,25 @@ def way_of(answer: Answer, told: Told) -> Json:
         "not_applied": [*told.not_applied, *(told.bounds if answer.route == "agentic" else ())],
     }
     if told.wants_boxes:
-        way["boxes"] = [
-            {"turn": event.turn, **box_object(box)}
-            for event in answer.trace
-            if isinstance(event, ToolFinished)
-            for box in event.observation.boxes_px
-            if box is not None
-        ]
+        way["boxes"] = [{"turn": turn, **box_object(box)} for turn, box in boxes_of(answer.trace)]
     return way
+
+
+def boxes_of(trace: Trace) -> list[tuple[int | None, Box]]:
+    """Give the boxes that were looked at, in order, with the agent's turn; None: the small model's.
+
+    What a tool made of no part of an original has no box.
+    """
+    found: list[tuple[int | None, Box]] = []
+    for event in trace:
+        match event:
+            case Looked(box_px=Box() as box):
+                found.append((None, box))
+            case ToolFinished(turn=turn, observation=observation):
+                found.extend((turn, box) for box in observation.boxes_px if box is not None)
+            case _:
+                continue
+    return found
 
 
 def usage_by_engine(answer: Answer, told: Told) -> dict[EngineRole, Usage]:
