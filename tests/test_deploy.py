@@ -1,4 +1,4 @@
-"""What deploy/ holds is sound: it loads, agrees with itself, and keeps no right it does not need."""
+"""What deploy/ holds is sound: it loads, agrees with itself, and keeps no right in vain."""
 
 from __future__ import annotations
 
