@@ -66,7 +66,11 @@ def picture_url(length: int, *, is_odd: bool = False) -> str:
 
     An odd one is of no size that models see pictures in: the funnel shows it to them resized.
     """
-    side = max(1, round((length / 4) ** 0.5 / PATCH_PX)) * PATCH_PX + (PATCH_PX // 2) * is_odd
+    side = max(PATCH_PX, round((length / 4) ** 0.5))
+    if is_odd:
+        side += side % PATCH_PX == 0
+    else:
+        side = round(side / PATCH_PX) * PATCH_PX
     noise = random.Random(length).randbytes(side * side * 3)  # noqa: S311 - nothing secret
     kept = io.BytesIO()
     Pillow.frombytes("RGB", (side, side), noise).save(kept, "PNG", compress_level=0)
