@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -19,6 +20,7 @@ from speceyes.engines.replay import ReplayEngine
 from speceyes.errors import ConfigError, PictureTruncated, ToolError
 from speceyes.notebook import OUTPUT_FOLDER, PYTHON, Notebook
 from speceyes.pictures import DecodedPictures, encode_png, open_picture
+from speceyes.protocols.resize import smart_resize
 from speceyes.tools import host
 from speceyes.tools.limits import SandboxLimits
 from speceyes.tools.python import PythonTool
@@ -355,3 +357,12 @@ async def test_the_setting_takes_the_walls_down(capsys):
     async with SpecEyes(small=engine, large=engine, protocol=CodeProtocol(), **more) as eyes:
         assert PYTHON in eyes.funnel.parts.agent.tools
     assert "WITHOUT a sandbox" in capsys.readouterr().err
+
+
+async def test_what_code_made_is_shown_at_the_size_that_the_model_sees():
+    code = "from PIL import Image\nImage.new('RGB', ({}, {})).save('a.png')\nprint('a.png')"
+    seen = partial(smart_resize, factor=28, min_px=112 * 112, max_px=112 * 112)
+    async with PythonTool(PRINTED, LIMITS, view_size=seen) as tool:
+        (made,) = await run(tool, code.format(576, 288))
+    assert [picture.size for picture in made.pictures] == [seen((576, 288))]
+    assert made.boxes_px == (None,)

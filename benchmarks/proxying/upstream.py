@@ -151,6 +151,7 @@ def _evidence(tokens: tuple[str, ...], candidates: int, nearest: float) -> list[
     return rows
 
 
+THOUGHT: Final = event([{"index": 0, "delta": {"content": "hm, "}, "finish_reason": None}])
 STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -272,7 +273,10 @@ class Connection(asyncio.Protocol):
         self.timer = self.loop.call_later(0.05, self._break_off)
 
     def _send_slowly(self, call: Call) -> None:
-        """Say it piece by piece: `slow` in about two seconds, `dripN` in N, a piece a second."""
+        """Say it piece by piece: `slow` in about two seconds, `dripN` in N or more.
+
+        Not streamed, it comes whole after such a time.
+        """
         is_drip = call.act == "drip"
         head, *words, end = stream_reply(Call(call.role, call.is_stream, call.candidates))
         if not call.is_stream:
@@ -280,8 +284,8 @@ class Connection(asyncio.Protocol):
             self.timer = self.loop.call_later(pause_s, self._reply, call)
             return
         pause_s = DRIP_PIECE_S if is_drip else SLOW_PIECE_S
-        count = (call.number or 1) if is_drip else len(words)
-        said = iter([*(words[n % len(words)] for n in range(count)), end])
+        thinking = [THOUGHT] * (call.number - len(words)) if is_drip else []
+        said = iter([*thinking, *words, end])
         self.transport.write(head)
         due_s = self.loop.time()
 
