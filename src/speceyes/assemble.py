@@ -211,7 +211,8 @@ class SpecEyes:
         from speceyes.tools.python import PythonTool
 
         unsafe = self.settings.unsafe_python
-        python = PythonTool(protocol.notebook, self.sandbox, unsafe=unsafe)
+        size = protocol.view_size
+        python = PythonTool(protocol.notebook, self.sandbox, unsafe=unsafe, view_size=size)
         return (ZoomTool(), await stack.enter_async_context(python))
 
     def _specs(self, tuning: Tuning | None) -> tuple[GateSpec, ScreenSpec]:

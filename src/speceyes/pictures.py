@@ -145,11 +145,11 @@ def encode_png(image: PillowImage) -> Picture:
     return Picture(buffer.getvalue(), "image/png", rgb.width, rgb.height)
 
 
-def from_rgb(size: Size, rgb: bytes) -> Picture:
-    """Make a picture of plain pixels: 8-bit RGB, row after row."""
+def from_rgb(size: Size, rgb: bytes, *, shown: Size | None = None) -> Picture:
+    """Make a picture of plain pixels: 8-bit RGB, row after row; resized if `shown` is given."""
     from PIL import Image as Pillow
 
-    return encode_png(Pillow.frombytes("RGB", size, rgb))
+    return encode_png(_resized(Pillow.frombytes("RGB", size, rgb), shown or size))
 
 
 class DecodedPictures:
@@ -178,8 +178,6 @@ class DecodedPictures:
         Invariants: a whole, plain picture at its own size comes back as the bytes that came in.
         Raises: PictureShapeError if the box is not inside its picture or has no area.
         """
-        from PIL import Image as Pillow
-
         original = self._original(box)
         size = size or box.size
         if min(size) < 1:
@@ -190,9 +188,7 @@ class DecodedPictures:
         image = self.image(box.picture_index)
         if box.size != original.size:  # cropped first: a resize with a box blends in its outside
             image = image.crop(edges)
-        if size != box.size:
-            image = image.resize(size, Pillow.Resampling.BICUBIC, reducing_gap=3.0)
-        return encode_png(image)
+        return encode_png(_resized(image, size))
 
     def _original(self, box: Box) -> Picture:
         if not 0 <= box.picture_index < len(self._pictures):
@@ -203,6 +199,14 @@ class DecodedPictures:
         if not (inside_x and inside_y):
             raise PictureShapeError("box", f"{box} is not inside {original.size}, or has no area")
         return original
+
+
+def _resized(image: PillowImage, size: Size) -> PillowImage:
+    from PIL import Image as Pillow
+
+    if size == image.size:
+        return image
+    return image.resize(size, Pillow.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _read(path: Path, limits: PictureLimits) -> bytes:

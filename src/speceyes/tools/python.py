@@ -7,7 +7,7 @@ words and pixels. What the code does wrong is an observation that its model can 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -26,7 +26,7 @@ from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
 from speceyes.tools.outcomes import Result, max_body_bytes, read_result
 from speceyes.tools.process import CellProcess, Ended
 from speceyes.tools.warm_pool import WarmPool
-from speceyes.types import Box, Observation, Picture, Pixels, ToolCall
+from speceyes.types import Box, Observation, Picture, Pixels, Size, ToolCall
 
 _WARNING: Final = (
     "speceyes: --unsafe-python: code that a model writes runs WITHOUT a sandbox, with your rights: "
@@ -37,20 +37,32 @@ _ATTEMPTS: Final = 3
 _MAX_TOLD_CHARS: Final = 300
 
 
+def _as_made(size: Size) -> Size:
+    return size
+
+
 class PythonTool:
     """Run `code`. Implements `types.Tool`; use it within `async with`.
 
     With `unsafe` code runs in a bare process, which is said on the standard error at every start.
+    `view_size` says at which size the model will see a picture that code made; it gets it so, as
+    what an engine resizes is not what the zoom tool shows.
     Raises: ConfigError, when entered, where no sandbox can be had.
     """
 
     name: str = PYTHON
 
     def __init__(
-        self, notebook: Notebook, limits: SandboxLimits = DEFAULT_LIMITS, *, unsafe: bool = False
+        self,
+        notebook: Notebook,
+        limits: SandboxLimits = DEFAULT_LIMITS,
+        *,
+        unsafe: bool = False,
+        view_size: Callable[[Size], Size] = _as_made,
     ) -> None:
         self._notebook = notebook
         self._limits = limits
+        self._view_size = view_size
         self._unsafe = unsafe
         self._pool: WarmPool | None = None
         self._opened = AsyncExitStack()
@@ -76,7 +88,9 @@ class PythonTool:
         """Take up one query: its process is taken at its first block, and ended on leaving."""
         if self._pool is None:
             raise ToolError("the python tool is not open; use it within `async with`")
-        blocks = Blocks(self._pool, pixels, self._notebook, limits=self._limits)
+        blocks = Blocks(
+            self._pool, pixels, self._notebook, limits=self._limits, view_size=self._view_size
+        )
         try:
             yield blocks
         finally:
@@ -87,12 +101,19 @@ class Blocks:
     """The python tool at work on one query. Implements `types.OpenTool`."""
 
     def __init__(
-        self, pool: WarmPool, pixels: Pixels, notebook: Notebook, *, limits: SandboxLimits
+        self,
+        pool: WarmPool,
+        pixels: Pixels,
+        notebook: Notebook,
+        *,
+        limits: SandboxLimits,
+        view_size: Callable[[Size], Size],
     ) -> None:
         self._pool = pool
         self._pixels = pixels
         self._notebook = notebook
         self._limits = limits
+        self._view_size = view_size
         self._cell: CellProcess | None = None
 
     async def run(self, call: ToolCall) -> Observation:
@@ -164,7 +185,8 @@ class Blocks:
     async def _observe(self, result: Result, repairs: tuple[str, ...]) -> Observation:
         pictures: tuple[Picture, ...] = ()
         if result.pictures:
-            pictures = await anyio.to_thread.run_sync(partial(_encode, result))
+            encode = partial(_encode, result, self._view_size)
+            pictures = await anyio.to_thread.run_sync(encode)
         return Observation(
             text=result.text,
             pictures=pictures,
@@ -182,8 +204,8 @@ def _upright(pixels: Pixels) -> list[tuple[Picture, bytes]]:
     ]
 
 
-def _encode(result: Result) -> tuple[Picture, ...]:
-    return tuple(from_rgb(size, rgb) for size, rgb in result.pictures)
+def _encode(result: Result, view_size: Callable[[Size], Size]) -> tuple[Picture, ...]:
+    return tuple(from_rgb(size, rgb, shown=view_size(size)) for size, rgb in result.pictures)
 
 
 def _replaced(text: str, moved: Mapping[str, str]) -> str:
