@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from speceyes.commands.ask import add_ask
 from speceyes.commands.bench import add_bench
+from speceyes.commands.calibrate import add_calibrate
 from speceyes.commands.demo import add_demo
 from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
@@ -68,6 +69,7 @@ def build_app() -> "typer.Typer":
         add_report,
         add_grade,
         add_sweep,
+        add_calibrate,
         add_suite,
     )
     for add in every:
