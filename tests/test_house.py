@@ -54,14 +54,17 @@ class Room:
     pure: bool = False  # no clock, no file, no socket, no process, no hidden randomness
 
 
-PURE = ("nouns", "gate", "story", "protocols", "tools", "items", "scenes")
+PURE = ("nouns", "gate", "calibration", "story", "protocols", "tools", "items", "scenes")
 TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transformers")
 
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
 # relative to `speceyes`; the first room with a matching one counts.
 ROOMS: dict[str, Room] = {
     "nouns": Room(("types", "errors", "notebook", "tables"), (), ("numpy",), pure=True),
-    "gate": Room(("gate", "screen", "specs", "calibrate"), ("nouns",), ("numpy",), pure=True),
+    "gate": Room(("gate", "screen", "specs"), ("nouns",), ("numpy",), pure=True),
+    "calibration": Room(
+        ("calibration", "calibration.*"), ("nouns", "gate"), ("numpy",), pure=True
+    ),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
     "tools": Room(
@@ -85,14 +88,22 @@ ROOMS: dict[str, Room] = {
         pure=True,
     ),
     "scores": Room(
-        ("bench.grade", "bench.reading", "bench.reading.*", "bench.questioning", "bench.stats"),
+        (
+            "bench.agreement",
+            "bench.grade",
+            "bench.questioning",
+            "bench.reading",
+            "bench.reading.*",
+            "bench.stats",
+        ),
         ("nouns", "gate", "items"),
         ("numpy",),
         pure=True,
     ),
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
-        ("config", "engine_names", "settings_file"), ("nouns", "gate", "protocols", "tools", "wire")
+        ("config", "engine_names", "gate_match", "settings_file"),
+        ("nouns", "gate", "protocols", "tools", "wire"),
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
     # What runs in another process, where nothing else of speceyes is.

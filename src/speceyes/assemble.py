@@ -42,6 +42,7 @@ from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
 from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial, small_only
 from speceyes.gate import PAPER, GateSpec
+from speceyes.gate_match import check_gate
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
 from speceyes.protocols import make_protocol
@@ -251,10 +252,18 @@ class SpecEyes:
 
 
 def arrange(choices: Choices) -> SpecEyes:
-    """Make what a caller chose; what was left open gets the defaults. Raises: ConfigError."""
+    """Make what a caller chose; what was left open gets the defaults.
+
+    Raises: ConfigError, also for a gate that was calibrated for other models or another prompt.
+    """
+    from speceyes.prompts import SPECULATE_ID
+
+    small, large = choices.small or DEFAULT_ENGINE, choices.large or DEFAULT_ENGINE
+    if choices.gate is not None:
+        check_gate(choices.gate, small=small, large=large, prompt_id=SPECULATE_ID)
     return SpecEyes(
-        small=choices.small or DEFAULT_ENGINE,
-        large=choices.large or DEFAULT_ENGINE,
+        small=small,
+        large=large,
         protocol=choices.protocol or DEFAULT_PROTOCOL,
         policy=choices.policy or DEFAULT_POLICY,
         gate=choices.gate,

@@ -15,11 +15,10 @@ def check_gate(gate: GateSpec, *, small: str, large: str, prompt_id: str) -> Non
 
     Raises: ConfigError naming the field of the gate that does not agree.
     """
-    for field, recorded, engine in (
-        ("small_model", gate.small_model, small),
-        ("large_model", gate.large_model, large),
+    for field, recorded, named, engine in (
+        ("small_model", gate.small_model, model_of(small, role="small"), small),
+        ("large_model", gate.large_model, model_of(large, role="large"), large),
     ):
-        named = model_of(engine)
         if recorded is not None and named is not None and recorded not in {named, engine}:
             _refuse(field, recorded, named)
     if gate.prompt_id is not None and gate.prompt_id != prompt_id:

@@ -87,8 +87,8 @@ def spec_for(manifest: Manifest, wish: Wish) -> GateSpec:
         aggregation=aggregation,
         scale="raw" if aggregation == "log" else own.scale,
         threshold=0.0,
-        small_model=model_of(manifest.small) or manifest.small,
-        large_model=model_of(manifest.large) or manifest.large,
+        small_model=model_of(manifest.small, role="small") or manifest.small,
+        large_model=model_of(manifest.large, role="large") or manifest.large,
         prompt_id=manifest.prompts.get("speculate"),
     )
 

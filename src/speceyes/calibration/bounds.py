@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from speceyes.errors import ConfigError
@@ -71,6 +72,7 @@ def at_most(count: int, of: int, share: float) -> float:
     return incomplete_beta(of - count, count + 1.0, 1.0 - share)
 
 
+@lru_cache(maxsize=1024)
 def most_failures(of: int, *, max_share: float, confidence: float) -> int | None:
     """Say how many of so many may fail for the share to be below `max_share`, confidently.
 
