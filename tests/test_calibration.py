@@ -28,7 +28,9 @@ SPEC = GateSpec(threshold=0.0, k=12)
 def seen(*rows):
     """Make what was observed of (score, fails) pairs; a score of None could not pass."""
     scores = np.array([-np.inf if score is None else score for score, _ in rows])
-    return Observed(scores, np.isfinite(scores), np.array([bool(fails) for _, fails in rows], dtype=bool))
+    return Observed(
+        scores, np.isfinite(scores), np.array([bool(fails) for _, fails in rows], dtype=bool)
+    )
 
 
 # Clopper and Pearson's intervals as tabulated; and 0 of n by the closed form.

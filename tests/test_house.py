@@ -62,9 +62,7 @@ TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transf
 ROOMS: dict[str, Room] = {
     "nouns": Room(("types", "errors", "notebook", "tables"), (), ("numpy",), pure=True),
     "gate": Room(("gate", "screen", "specs"), ("nouns",), ("numpy",), pure=True),
-    "calibration": Room(
-        ("calibration", "calibration.*"), ("nouns", "gate"), ("numpy",), pure=True
-    ),
+    "calibration": Room(("calibration", "calibration.*"), ("nouns", "gate"), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
     "tools": Room(

@@ -22,7 +22,8 @@ def show_certified(console: Console, made: Certified) -> None:
         table.add_column(overflow="fold")
     threshold = "accepts nothing" if told.accepts_nothing else f"threshold {gate.threshold:.6g}"
     table.add_row(
-        "gate", f"{gate.aggregation} over {gate.definition}, K = {gate.k}, {gate.scale}; {threshold}"
+        "gate",
+        f"{gate.aggregation} over {gate.definition}, K = {gate.k}, {gate.scale}; {threshold}",
     )
     table.add_row("a failure", f"{RISKS[told.risk]}; a share of all queries")
     table.add_row("certain", _certain(told))
@@ -33,7 +34,9 @@ def show_certified(console: Console, made: Certified) -> None:
     table.add_row("alpha", f"{shown(told.alpha)} of the screened")
     table.add_row("beta", f"{shown(told.beta)} screened")
     for source in told.sources:
-        table.add_row("chosen on", f"{source.items} items of {source.suite}, {source.checksum[:16]}")
+        table.add_row(
+            "chosen on", f"{source.items} items of {source.suite}, {source.checksum[:16]}"
+        )
     console.print(table, highlight=False, markup=False)
     if told.accepts_nothing:
         console.print(why_nothing(told), style="bold", highlight=False, markup=False)
@@ -48,9 +51,9 @@ def why_nothing(told: Certificate) -> str:
         )
     least = least_count(told.max_loss, confidence=told.confidence)
     return (
-        f"Too little data: {told.count} items. For {told.max_loss:g} at {told.confidence:g} it takes "
-        f"at least {least}, of which none fails, or about {told.needed}, of which half of what "
-        "may fail does. Until then this gate accepts nothing."
+        f"Too little data: {told.count} items. For {told.max_loss:g} at {told.confidence:g} it "
+        f"takes at least {least}, of which none fails, or about {told.needed}, of which half of "
+        "what may fail does. Until then this gate accepts nothing."
     )
 
 

@@ -1,4 +1,4 @@
-"""What runs recorded of each item is joined here for calibration: who said what, and what was right.
+"""What runs recorded of each item is joined here: who said what, and who was right.
 
 It refuses to know thresholds. Doubt counts against the small model: an answer that cannot be read
 is not right, does not agree, and an agent's that is undecided may have been right.
@@ -107,11 +107,15 @@ def _joined(comparison: Comparison) -> list[Trial]:
         strict=True,
     )
     # A row that could not be asked has no question, and served nobody.
-    return [_trial(comparison, *row) for row in rows if row[0].question]
+    return [
+        _trial(comparison, ours, base=base, alone=alone)
+        for ours, base, alone in rows
+        if ours.question
+    ]
 
 
 def _trial(
-    comparison: Comparison, ours: Record, base: Record | None, alone: Record | None
+    comparison: Comparison, ours: Record, *, base: Record | None, alone: Record | None
 ) -> Trial:
     heard = ours.speculation or (None if alone is None else alone.speculation)
     said = None if heard is None else heard.generation

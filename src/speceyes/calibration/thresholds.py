@@ -82,7 +82,7 @@ class Choice:
 
     @property
     def accepts_nothing(self) -> bool:
-        """Whether the gate is closed, for want of data or of a score that tells right from wrong."""
+        """Whether the gate is closed, for want of data or of a score that tells."""
         return self.spec.threshold >= closed(self.spec).threshold
 
 
