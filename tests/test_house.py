@@ -88,10 +88,12 @@ ROOMS: dict[str, Room] = {
     "scores": Room(
         (
             "bench.agreement",
+            "bench.candidates",
             "bench.grade",
             "bench.questioning",
             "bench.reading",
             "bench.reading.*",
+            "bench.selective",
             "bench.stats",
         ),
         ("nouns", "gate", "items"),

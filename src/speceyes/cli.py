@@ -18,6 +18,7 @@ from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
 from speceyes.commands.grade import add_grade
 from speceyes.commands.report import add_report
+from speceyes.commands.scores import add_scores
 from speceyes.commands.suite import add_suite
 from speceyes.commands.sweep import add_sweep
 
@@ -70,6 +71,7 @@ def build_app() -> "typer.Typer":
         add_grade,
         add_sweep,
         add_calibrate,
+        add_scores,
         add_suite,
     )
     for add in every:

@@ -1,17 +1,22 @@
-"""A certified gate is shown on a terminal here: what is certain of it, and what was only seen.
+"""Gates and scores are shown on a terminal here: what is certain of them, and what was only seen.
 
-It refuses to know how it was chosen.
+It refuses to know how they were made.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from speceyes.bench.ranking import REFERENCE, Ranking
+from speceyes.bench.stats import Interval
 from speceyes.calibration.bounds import Estimate, least_count
 from speceyes.calibration.certificate import RISKS, Certificate, Certified
 
-_MISSING = "–"
+_MISSING: Final = "–"
 
 
 def show_certified(console: Console, made: Certified) -> None:
@@ -75,3 +80,39 @@ def shown(found: Estimate | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def show_ranking(console: Console, ranking: Ranking) -> None:
+    """Show what each score is worth on each slice."""
+    for part in ranking.slices:
+        title = f"{part.name}: {part.count} answers, {part.wrong} wrong"
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+        for name in ("score", "AUROC", "AURC, points", f"gain on {REFERENCE}"):
+            table.add_column(name, justify="left" if name == "score" else "right")
+        for name, quality in part.qualities.items():
+            gain = quality.gain_interval
+            told = "" if name == REFERENCE else f"{100 * quality.gain:+.2f}"
+            table.add_row(
+                f"{name} *" if name in part.better else name,
+                _with_range(quality.auroc, quality.auroc_interval, digits=3),
+                _with_range(100 * quality.aurc, _times(quality.aurc_interval, 100), digits=2),
+                told and f"{told} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})",
+            )
+        console.print(table, highlight=False, markup=False)
+    better = ranking.slices[0].better
+    told = f"better beyond chance over all answers: {', '.join(better)}" if better else ""
+    console.print(
+        told or f"no score is better than {REFERENCE} beyond chance over all answers",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _with_range(value: float | None, interval: Interval | None, *, digits: int) -> str:
+    if value is None or interval is None:
+        return _MISSING
+    return f"{value:.{digits}f} ({interval.low:.{digits}f}-{interval.high:.{digits}f})"
+
+
+def _times(interval: Interval, factor: float) -> Interval:
+    return Interval(factor * interval.low, factor * interval.high)
