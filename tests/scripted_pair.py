@@ -26,10 +26,11 @@ from speceyes.bench.run import Memory, Plan, run_suite
 from speceyes.builtin.suite import draw_items
 from speceyes.config import Settings
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
-from speceyes.funnel import Funnel, serial
+from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.phases import Parts, Rules
 from speceyes.pictures import DecodedPictures, encode_png
+from speceyes.policies.fixed import serial
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.screen import ScreenSpec
 from speceyes.tools.zoom import ZoomTool

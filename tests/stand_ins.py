@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from speceyes.agent import Agent
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
-from speceyes.funnel import Funnel, serial
+from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.phases import Parts, Rules
+from speceyes.policies.fixed import serial
 from speceyes.screen import ScreenSpec
 from speceyes.types import (
     Box,
@@ -128,12 +129,19 @@ class Raised:
         return await self.spyglass.run(call, self.pixels)
 
 
+WITHIN = "screen within"
+
+
 class Words:
     """The two questions that are not the agent's own."""
 
     @staticmethod
     def screen(query, views):
         return (_user(f"screen|{query.question}", views),)
+
+    @staticmethod
+    def screen_within(opening):
+        return (*opening, _user(WITHIN))
 
     @staticmethod
     def speculate(query, views):
@@ -166,6 +174,8 @@ def turns(*texts, latency_s=5.0):
 def key_of(request):
     """Give (what is asked, the question, how many turns the agent has had)."""
     kind, _, question = request.messages[0].parts[-1].text.partition("|")
+    if request.messages[-1] == _user(WITHIN):
+        kind = "screen"
     return kind, question, sum(message.role == "assistant" for message in request.messages)
 
 

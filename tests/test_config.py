@@ -6,7 +6,6 @@ from typing import get_args
 
 import pytest
 
-from speceyes import assemble
 from speceyes.config import (
     DEFAULT_ENGINE,
     DEFAULT_POLICY,
@@ -19,12 +18,13 @@ from speceyes.config import (
 )
 from speceyes.engine_names import BuiltinEngine, parse_engine
 from speceyes.errors import ConfigError
+from speceyes.policies.named import FIXED
 
 
 @pytest.mark.parametrize(
     ("parse", "field", "choices"),
     [
-        (parse_policy, "policy", "serial, agent_only"),
+        (parse_policy, "policy", "serial, overlap, race, adaptive, agent_only"),
         (parse_protocol, "protocol", "deepeyes, chain-of-focus, qwen3-vl, qwen3.5, mini-o3, pixel"),
     ],
 )
@@ -56,6 +56,7 @@ def test_settings_are_frozen():
     ("field", "value"),
     [
         ("screen_by", "medium"),
+        ("screen_prompt", "other"),
         *[
             (field.name, value)
             for field in fields(Settings)
@@ -83,4 +84,4 @@ def test_a_views_least_area_is_at_most_its_greatest():
 
 
 def test_every_policy_has_its_function():
-    assert set(assemble.POLICIES) == set(get_args(PolicyName))
+    assert {*FIXED, "adaptive"} == set(get_args(PolicyName))

@@ -33,7 +33,7 @@ from speceyes.protocols import PROTOCOLS
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
-from speceyes.types import Image, Text
+from speceyes.types import Image, Text, View
 
 pytestmark = pytest.mark.anyio
 
@@ -149,6 +149,34 @@ async def test_a_spec_that_is_given_goes_before_the_pairs_own(pair):
         assert (await eyes.answer(ask())).text == "disc"
     async with SpecEyes(screen=screen, gate=gate) as eyes:
         assert (await eyes.answer(ask())).reason == "needs_tool"
+
+
+async def test_the_screen_can_share_the_agents_own_opening(pair):
+    async with SpecEyes(settings=Settings(screen_prompt="shared")) as eyes:
+        assert eyes.funnel.rules.screen == ScreenSpec(prompt="shared"), (
+            "no threshold of other words"
+        )
+        await eyes.answer(ask())
+        opened = eyes.funnel.parts.agent
+    _, large = pair.opened
+    screen = large.calls[0].request
+    opening = opened.protocol.opening(ask(), (View(screen.messages[1].parts[0].picture, None),))
+    *before, last = screen.messages
+    assert (*before, replace(last, parts=last.parts[:-1])) == opening
+    assert "Say only yes or no." in last.parts[-1].text
+
+
+async def test_a_screen_made_for_other_words_is_refused():
+    with pytest.raises(ConfigError, match="made for the prompt 'paper'") as caught:
+        async with SpecEyes(
+            small=small_says(SURE),
+            large=says(RING),
+            gate=GATE,
+            screen=ScreenSpec(),
+            settings=Settings(screen_prompt="shared"),
+        ):
+            pass
+    assert caught.value.field == "screen_prompt"
 
 
 async def test_engines_that_are_given_are_shared_and_stay_open():

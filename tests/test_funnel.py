@@ -28,8 +28,9 @@ from speceyes.events import (
     fold,
     usage_by_phase,
 )
-from speceyes.funnel import agent_only, serial
 from speceyes.phases import Passage
+from speceyes.screen import ScreenSpec
+from speceyes.policies.fixed import agent_only, serial
 from speceyes.types import Box, Evidence, Usage
 from tests.stand_ins import (
     ACCEPTED,
@@ -153,6 +154,14 @@ async def test_phase_one_is_one_forward_pass_and_phase_two_brings_the_gates_k():
     assert (screen.max_tokens, screen.top_logprobs) == (1, 20)
     assert (speculate.max_tokens, speculate.top_logprobs) == (20, GATE.k)
     assert not speculate.continue_final_message
+
+
+async def test_a_screen_of_the_shared_prompt_is_shown_what_the_agent_is():
+    small, large = engines(NEEDS_TOOL)
+    await a_funnel(small, large, screen=ScreenSpec(prompt="shared")).answer(a_query())
+    screen, turn = (call.request for call in large.calls[:2])
+    assert screen.messages[: len(turn.messages)] == turn.messages
+    assert (screen.tools, screen.max_tokens) == (turn.tools, 1)
 
 
 async def test_both_engines_get_the_view_at_the_protocols_size():

@@ -60,7 +60,9 @@ TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transf
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
 # relative to `speceyes`; the first room with a matching one counts.
 ROOMS: dict[str, Room] = {
-    "nouns": Room(("types", "errors", "notebook", "tables"), (), ("numpy",), pure=True),
+    "nouns": Room(
+        ("types", "errors", "notebook", "tables", "meter", "load"), (), ("numpy",), pure=True
+    ),
     "gate": Room(("gate", "screen", "specs"), ("nouns",), ("numpy",), pure=True),
     "calibration": Room(("calibration", "calibration.*"), ("nouns", "gate"), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
@@ -127,7 +129,9 @@ ROOMS: dict[str, Room] = {
         ("PIL", "huggingface_hub", "numpy", "pyarrow"),
     ),
     "orchestration": Room(
-        ("agent", "phases", "funnel", "specreason"), ("nouns", "gate", "story"), ("anyio",)
+        ("agent", "phases", "policies", "policies.*", "funnel", "specreason"),
+        ("nouns", "gate", "story"),
+        ("anyio",),
     ),
     "replay": Room(("engines", "engines.replay"), ("nouns",), ("anyio", "numpy")),
     "http": Room(
@@ -138,7 +142,7 @@ ROOMS: dict[str, Room] = {
     "local": Room(("engines.*",), ("nouns", "pictures", "shelf"), ("anyio", *TORCH)),
     "pair": Room(("builtin", "builtin.pair"), (*PURE, "pictures", "local"), ("anyio", *TORCH)),
     "apps": Room(
-        ("bench", "bench.*", "doctor", "doctor.*"),
+        ("bench", "bench.*", "doctor", "doctor.*", "plan", "plan.*"),
         (*PURE, "scores", "config", "pictures", "suites", "orchestration", "replay"),
         ("PIL", "anyio", "jinja2", "numpy", "rich"),
     ),

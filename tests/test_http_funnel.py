@@ -11,7 +11,7 @@ import pytest
 
 from speceyes.engines.http import HttpEngine, HttpSettings
 from speceyes.errors import EngineUnavailable
-from speceyes.funnel import agent_only
+from speceyes.policies.fixed import agent_only
 from tests.stand_ins import a_funnel, a_query
 from tests.stub_server import Say, StubServer, altered, last_text, say
 

@@ -238,7 +238,7 @@ def new_cache(limit_tokens: int = 100_000) -> KeyValues:
 def test_a_cache_grows_without_losing_anything():
     cache_ = new_cache()
     cache_.reserve(1, 3)
-    index = cache_.places(0, 3)
+    index = cache_.places(0, 0, 3)
     for layer in range(2):
         keys = torch.arange(6.0).view(3, 1, 2) + 10 * layer
         cache_.write(layer, index, keys=keys, values=-keys)

@@ -74,16 +74,18 @@ def test_the_words_the_built_in_pair_was_trained_with_have_not_changed():
     # A change here means training both models and calibrating the gate anew.
     assert prompts.SCREEN_ID == "screen-d2ad082d"
     assert prompts.SPECULATE_ID == "speculate-768a00d4"
+    assert prompts.SCREEN_WITHIN_ID == "screen-shared-df5f3145"
 
 
 @pytest.mark.parametrize(
     ("constant", "changed"),
-    [("_SCREEN", {"SCREEN_ID"}), ("_OPTION_ANSWER", {"SPECULATE_ID"})],
+    [("_SCREEN", {"SCREEN_ID", "SCREEN_WITHIN_ID"}), ("_OPTION_ANSWER", {"SPECULATE_ID"})],
 )
 def test_a_changed_word_changes_the_id_of_its_prompt_alone(monkeypatch, constant, changed):
     monkeypatch.setattr(prompts, constant, "Other words.")
     fresh = {
         "SCREEN_ID": prompts._prompt_id("screen", prompts.screen),
         "SPECULATE_ID": prompts._prompt_id("speculate", prompts.speculate),
+        "SCREEN_WITHIN_ID": prompts._prompt_id("screen-shared", prompts._screen_alike),
     }
     assert {name for name, value in fresh.items() if value != getattr(prompts, name)} == changed

@@ -20,8 +20,8 @@ from speceyes.engine_names import parse_engine
 from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import EngineUnavailable
 from speceyes.events import ToolFinished, TurnFinished
-from speceyes.funnel import agent_only
 from speceyes.pictures import DecodedPictures, open_picture
+from speceyes.policies.fixed import agent_only
 from speceyes.types import Box
 from tests.scripted_pair import ListSuite, ScriptedPair, funnel, keep, manifest, run, tiny_items
 

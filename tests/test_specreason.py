@@ -9,7 +9,8 @@ from speceyes.agent import Narrator
 from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import EngineTimeout, EngineUnavailable
 from speceyes.events import Proposed, TurnFinished, usage_by_phase
-from speceyes.funnel import Funnel, agent_only
+from speceyes.funnel import Funnel
+from speceyes.policies.fixed import agent_only
 from speceyes.specreason import MAX_STEPS, SpecReason, read_score, scoring_of
 from speceyes.types import GenerateRequest, Image, Message, Picture, Text, Usage
 from tests.scripted_pair import ScriptedPair, funnel, tiny_items

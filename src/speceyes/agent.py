@@ -16,6 +16,7 @@ import anyio
 
 from speceyes.errors import EngineProtocolError, NoAnswer, SpecEyesError, ToolError
 from speceyes.events import Event, ToolFinished, TurnFinished
+from speceyes.meter import one_call
 from speceyes.types import (
     Budget,
     Conversation,
@@ -212,7 +213,8 @@ async def ask(engine: Engine, request: GenerateRequest) -> Generation:
     Raises: EngineError; InputError, if a picture turned out to be damaged.
     """
     try:
-        return await engine.generate(request)
+        with one_call():
+            return await engine.generate(request)
     except SpecEyesError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,8 +24,9 @@ from speceyes.config import (
     DEFAULT_POLICY,
     DEFAULT_PROTOCOL,
     DEFAULTS,
-    PolicyName,
+    GATED,
     Settings,
+    check_screen_by,
     parse_policy,
     parse_protocol,
 )
@@ -40,11 +41,12 @@ from speceyes.engine_names import (
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
-from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial, small_only
+from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
 from speceyes.gate_match import check_gate
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
+from speceyes.policies.named import make_policy
 from speceyes.protocols import make_protocol
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
@@ -56,11 +58,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-POLICIES: Final[Mapping[PolicyName, Policy]] = {
-    "serial": serial,
-    "agent_only": agent_only,
-    "small_only": small_only,
-}
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
 _INSTALL: Final = {
     "local": "pip install 'speceyes[local]', with torch before it",
@@ -102,7 +99,7 @@ class SpecEyes:
 
     def __post_init__(self) -> None:
         self._sources()
-        parse_policy(self.policy)
+        check_screen_by(self.settings.screen_by, parse_policy(self.policy))
         if isinstance(self.protocol, str):
             parse_protocol(self.protocol)
 
@@ -177,12 +174,13 @@ class SpecEyes:
             large = await self._open("large", sources["large"], stack)
         parts = Parts(
             small=small,
-            screener={"large": large, "small": small, "none": None}[settings.screen_by],
+            screener={"large": large, "small": small}.get(settings.screen_by),
             agent=_agent(large, protocol, settings, tools=tools),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
-        return Funnel(parts, _rules(gate, screen, settings), POLICIES[parse_policy(self.policy)])
+        policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
+        return Funnel(parts, _rules(gate, screen, settings), policy)
 
     async def _open(
         self, role: PairRole, source: Engine | EngineSource, stack: AsyncExitStack
@@ -211,7 +209,7 @@ class SpecEyes:
         gate, screen = self.gate, self.screen
         if tuning is not None:
             gate, screen = gate or tuning.gate, screen or tuning.screen
-        if gate is None and self.policy != "serial":
+        if gate is None and self.policy not in GATED:
             gate = PAPER  # decides nothing
         if gate is None:
             raise ConfigError(
@@ -219,7 +217,20 @@ class SpecEyes:
                 "none is known for these engines, and a threshold is valid only for what it was "
                 "calibrated with; give a GateSpec, or --gate (paper is the published one)",
             )
-        return gate, screen or ScreenSpec()
+        return gate, self._asked(screen or ScreenSpec())
+
+    def _asked(self, screen: ScreenSpec) -> ScreenSpec:
+        prompt = self.settings.screen_prompt
+        if prompt is None or prompt == screen.prompt:
+            return screen
+        if self.screen is not None:
+            raise ConfigError(
+                "screen_prompt",
+                f"is {prompt}, but the screen given was made for the prompt {screen.prompt!r}; "
+                "leave one of the two out",
+            )
+        # A threshold is valid only for the words it was found with.
+        return ScreenSpec(prompt=prompt)
 
     def _protocol(self, tuning: Tuning | None) -> ToolProtocol:
         if not isinstance(self.protocol, str):
@@ -372,6 +383,7 @@ def _rules(gate: GateSpec, screen: ScreenSpec, settings: Settings) -> Rules:
     return Rules(
         gate=gate,
         screen=screen,
+        agent_screens=settings.screen_by == "agent",
         max_answer_tokens=settings.max_answer_tokens,
         evidence_k=settings.evidence_k,
         screen_timeout_s=settings.screen_timeout_s,

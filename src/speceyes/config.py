@@ -11,13 +11,17 @@ from typing import Final, Literal, TypeAlias, cast, get_args
 
 from speceyes.errors import ConfigError
 from speceyes.protocols import PROTOCOLS
+from speceyes.screen import ScreenPrompt
 
-PolicyName: TypeAlias = Literal["serial", "agent_only", "small_only"]
-ScreenBy: TypeAlias = Literal["large", "small", "none"]
+PolicyName: TypeAlias = Literal["serial", "overlap", "race", "adaptive", "agent_only", "small_only"]
+ScreenBy: TypeAlias = Literal["large", "small", "none", "agent"]
 
 DEFAULT_ENGINE: Final = "builtin"
 DEFAULT_PROTOCOL: Final = "deepeyes"
 DEFAULT_POLICY: Final[PolicyName] = "serial"
+GATED: Final[frozenset[PolicyName]] = frozenset({"serial", "overlap", "race", "adaptive"})
+"""The policies that speculate, and so need a gate."""
+
 DEFAULT_CONCURRENCY: Final = 6  # the reference code's batch
 _LEAST_ONE: Final = (
     "max_answer_tokens",
@@ -34,18 +38,21 @@ _TIMEOUTS: Final = ("screen_timeout_s", "speculate_timeout_s", "fall_back_timeou
 class Settings:
     """Say how queries are answered, apart from who answers them.
 
-    `screen_by`: which engine does Phase I; "none" speculates on everything. `max_turns` and
-    `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
+    `screen_by`: which engine does Phase I; "none" speculates on everything. So does "agent", for
+    policies that start the agent at once, but there a tool call in the agent's first turn says that
+    a tool is needed. `screen_prompt`: how it is asked; None is what the screen says. `max_turns`
+    and `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
     what the model sees, for a server set to other bounds than the protocol's release.
     `evidence_k`: candidates a token to ask the small model for, if more than the gate reads.
-    `degrade`:
-    when the agent fails, give the small model's rejected answer, marked as `degraded`, instead of
-    an error. `unsafe_python`: code that a model writes runs without a sandbox, with all the rights
-    of whoever runs this.
+    `degrade`: when the agent fails, give the small model's rejected answer, marked as `degraded`,
+    instead of an error. `unsafe_python`: code that a model writes runs without a sandbox, with all
+    the rights of whoever runs this. `waste_budget`: the share of the agent's tokens that the policy
+    `adaptive` may let go to waste.
     Raises: ConfigError naming the field.
     """
 
     screen_by: ScreenBy = "large"
+    screen_prompt: ScreenPrompt | None = None
     degrade: bool = False
     max_answer_tokens: int = 20  # of the small model; as in the reference code
     evidence_k: int = 0
@@ -54,6 +61,7 @@ class Settings:
     min_view_px: int | None = None
     max_view_px: int | None = None
     unsafe_python: bool = False
+    waste_budget: float = 0.5
     max_pictures: int = 32  # that the agent is shown for one query, first views included
     screen_timeout_s: float = 30.0
     speculate_timeout_s: float = 30.0
@@ -61,10 +69,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_choice("screen_by", self.screen_by, get_args(ScreenBy))
+        if self.screen_prompt is not None:
+            _check_choice("screen_prompt", self.screen_prompt, get_args(ScreenPrompt))
         for name in _LEAST_ONE:
             bound: int | None = getattr(self, name)
             if bound is not None and bound < 1:
                 raise ConfigError(name, f"{bound} is below 1")
+        if not 0.0 <= self.waste_budget <= 1.0:
+            raise ConfigError("waste_budget", f"{self.waste_budget} is not in 0..1")
         if self.evidence_k < 0:
             raise ConfigError("evidence_k", f"{self.evidence_k} is below 0")
         least, most = self.min_view_px, self.max_view_px
@@ -82,6 +94,16 @@ def parse_policy(text: str) -> PolicyName:
     return cast(PolicyName, text)
 
 
+def check_screen_by(screen_by: ScreenBy, policy: PolicyName) -> None:
+    """See that a policy can be screened so. Raises: ConfigError."""
+    if screen_by == "agent" and policy not in {"race", "adaptive"}:
+        raise ConfigError(
+            "screen_by",
+            f"agent is for the policies race and adaptive, which start the agent at once, not for "
+            f"{policy}; take one of those, or another screen_by",
+        )
+
+
 def parse_protocol(text: str) -> str:
     """Read a protocol's name. Raises: ConfigError naming the choices."""
     _check_choice("protocol", text, tuple(PROTOCOLS))
@@ -92,6 +114,12 @@ def parse_screen_by(text: str) -> ScreenBy:
     """Read who does Phase I. Raises: ConfigError naming the choices."""
     _check_choice("screen", text, get_args(ScreenBy))
     return cast(ScreenBy, text)
+
+
+def parse_screen_prompt(text: str) -> ScreenPrompt:
+    """Read how Phase I is asked. Raises: ConfigError naming the choices."""
+    _check_choice("screen_prompt", text, get_args(ScreenPrompt))
+    return cast(ScreenPrompt, text)
 
 
 def _check_choice(field: str, text: str, choices: tuple[str, ...]) -> None:

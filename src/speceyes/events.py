@@ -22,6 +22,7 @@ RouteReason: TypeAlias = Literal[
     "small_failed",
     "small_timeout",
     "agent_failed",  # degraded: the small model's rejected answer was all there was
+    "agent_first",  # the agent had answered before it was settled whether it must
     "agent_only",  # the baseline: no funnel was asked for
 ]
 Reason: TypeAlias = GateReason | RouteReason
@@ -36,6 +37,14 @@ ENGINE_FAILURES: Final[frozenset[Reason]] = frozenset(
     }
 )
 """The reasons that speak of an engine that is down or broken, not of the query."""
+
+_UNUSED: Final[Mapping[Reason, tuple[Phase, ...]]] = {
+    "accepted": ("fall_back",),
+    "needs_tool": ("speculate",),
+    "screen_failed": ("speculate",),
+    "screen_timeout": ("speculate",),
+    "agent_first": ("screen", "speculate"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +281,23 @@ def usage_by_phase(events: Iterable[Event]) -> dict[Phase, Usage]:
                 continue
         usage[phase] = usage.get(phase, Usage.zero) + spent
     return usage
+
+
+def wasted(trace: Trace) -> Usage:
+    """Count the work that the answer had no use for: what a policy pays for being early.
+
+    On a speculative route that is all of the agent's; where the screen, or the agent's own first
+    turn, settled it, all speculation; where the agent was first, everything else. What the gate
+    rejected was of use: it was what told. A query that failed had use for nothing or everything:
+    none is counted. Lost work that was not measured makes `cached_tokens` None, as elsewhere.
+    """
+    end = ending(trace)
+    if isinstance(end, Failed):
+        return Usage.zero
+    unused = _UNUSED.get(end.reason, ())
+    return sum(
+        (spent for phase, spent in usage_by_phase(trace).items() if phase in unused), Usage.zero
+    )
 
 
 def cost_of_proposing(proposed: Proposed) -> Usage:

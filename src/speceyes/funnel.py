@@ -1,7 +1,7 @@
 """The funnel takes queries through their phases and tells each story as one stream of events.
 
-It refuses to know what happens within a phase. Policies, which say when each phase starts and what
-is cancelled, are functions over one `Passage`.
+It refuses to know what happens within a phase, and in which order the phases come: a policy says
+when each one starts and what is cancelled.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from speceyes.agent import Narrator, Sight
 from speceyes.errors import ConfigError, EngineUnavailable, SpecEyesError
 from speceyes.events import Answer, Answered, Event, Failed, QueryStarted, Trace, fold
 from speceyes.phases import Parts, Passage, Rules
+from speceyes.policies.fixed import Policy, serial
 from speceyes.types import Box, Picture, Query, View
 
 _T = TypeVar("_T")
-Policy: TypeAlias = Callable[[Passage], Awaitable[Answered]]
 _Produce: TypeAlias = Callable[[MemoryObjectSendStream[_T]], Awaitable[None]]
 
 
@@ -36,27 +36,6 @@ class Outcome:
     trace: Trace = field(repr=False)
     answer: Answer | None
     error: SpecEyesError | None
-
-
-async def serial(passage: Passage) -> Answered:
-    """Screen, speculate and gate, fall back: the paper's order, and every other policy's oracle."""
-    reason = await passage.screen()
-    if reason is not None:
-        return await passage.fall_back(reason)
-    attempt = await passage.speculate()
-    if attempt.reason == "accepted":
-        return passage.accept(attempt)
-    return await passage.fall_back(attempt.reason, spare=attempt.spare)
-
-
-async def small_only(passage: Passage) -> Answered:
-    """Let the small model answer, whatever the gate says of it: the other baseline."""
-    return passage.give(await passage.speculate())
-
-
-async def agent_only(passage: Passage) -> Answered:
-    """Let the agent answer at once: the baseline."""
-    return await passage.fall_back("agent_only")
 
 
 class Funnel:

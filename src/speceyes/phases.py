@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -38,6 +38,7 @@ from speceyes.events import (
     Speculated,
 )
 from speceyes.gate import GateSpec, judge
+from speceyes.meter import metering
 from speceyes.screen import SCREEN_WORDS, ScreenSpec, needs_tool, read_need
 from speceyes.types import (
     Box,
@@ -48,7 +49,6 @@ from speceyes.types import (
     Picture,
     Pixels,
     Query,
-    Usage,
     View,
 )
 
@@ -60,6 +60,10 @@ class Prompts(Protocol):
 
     def screen(self, query: Query, views: tuple[View, ...], /) -> Conversation:
         """Ask whether the query needs a tool: yes or no."""
+        ...
+
+    def screen_within(self, opening: Conversation, /) -> Conversation:
+        """Ask the same at the end of the agent's own opening."""
         ...
 
     def speculate(self, query: Query, views: tuple[View, ...], /) -> Conversation:
@@ -80,6 +84,11 @@ async def in_thread(work: Callable[[], _T], /) -> _T:
     return await anyio.to_thread.run_sync(work)
 
 
+async def in_spare_thread(work: Callable[[], _T], /) -> _T:
+    """Run blocking work in a worker thread; who is cancelled does not wait for its end."""
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Who and what the phases are done with. `screener` None: every query is speculated on."""
@@ -89,7 +98,7 @@ class Parts:
     agent: Agent
     prompts: Prompts
     open_pixels: Callable[[tuple[Picture, ...]], Pixels]
-    offload: Offload = in_thread
+    offload: Offload = in_spare_thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +108,13 @@ class Rules:
     `evidence_k`: how many candidates a token to ask the small model for, if more than the gate
     reads: evidence to be kept, for other settings to be tried on it. With `degrade` the small
     model's rejected answer is given when the agent fails, on the route `degraded`; without it the
-    query fails.
+    query fails. `agent_screens`: where the agent starts at once, its own first turn says whether a
+    tool is needed.
     """
 
     gate: GateSpec
     screen: ScreenSpec
+    agent_screens: bool = False
     max_answer_tokens: int
     evidence_k: int = 0
     screen_timeout_s: float
@@ -148,8 +159,7 @@ class Passage:
         engine, spec = self.parts.screener, self.rules.screen
         if engine is None:
             return None
-        conversation = self.parts.prompts.screen(self.query, self.sight.views)
-        request = _screen_request(conversation, spec)
+        request = self._screen_request(spec)
         try:
             with self._phase("screen"):
                 generation = await _ask_within(self.rules.screen_timeout_s, engine, request)
@@ -198,17 +208,41 @@ class Passage:
             raise attempt.error or NoAnswer("the small model gave an empty reply")
         return Answered(*self._stamp(), attempt.text, "speculative", attempt.reason)
 
-    async def fall_back(self, reason: Reason, *, spare: str | None = None) -> Answered:
-        """Phase IV: let the agent answer; `spare` is what the gate rejected, if anything."""
+    def leave_to_agent(self, reason: Reason) -> None:
+        """Settle that the agent must answer, be it at work already or not."""
         self._tell(FellBack(*self._stamp(), reason))
-        try:
-            with self._phase("fall_back"):
-                text = await self._run_agent()
-        except (EngineError, AgentError, ToolError):
-            if spare is None or not self.rules.degrade:
-                raise
-            return Answered(*self._stamp(), spare, "degraded", "agent_failed")
-        return Answered(*self._stamp(), text, "agentic", reason)
+
+    async def ask_agent(self) -> str:
+        """Phase IV: let the agent answer, with its tools."""
+        with self._phase("fall_back"):
+            return await self._run_agent()
+
+    def end_with_agent(
+        self, reason: Reason, found: str | Exception, *, spare: str | None = None
+    ) -> Answered:
+        """End with the agent's answer; if it failed, with `spare`, what the gate rejected.
+
+        Raises: the error that the agent failed with, unless a spare is there and may be given.
+        """
+        if isinstance(found, str):
+            return Answered(*self._stamp(), found, "agentic", reason)
+        is_named = isinstance(found, (EngineError, AgentError, ToolError))
+        if spare is None or not (is_named and self.rules.degrade):
+            raise found
+        return Answered(*self._stamp(), spare, "degraded", "agent_failed")
+
+    def _screen_request(self, spec: ScreenSpec) -> GenerateRequest:
+        prompts, protocol = self.parts.prompts, self.parts.agent.protocol
+        if spec.prompt == "shared":
+            opening = protocol.opening(self.query, self.sight.views)
+            # With the agent's tools, which a chat template may show before all else.
+            asked = request_for(prompts.screen_within(opening), spec.max_tokens)
+            asked = replace(asked, tools=protocol.tools)
+        else:
+            asked = request_for(prompts.screen(self.query, self.sight.views), spec.max_tokens)
+        if spec.rule == "text":
+            return asked
+        return replace(asked, max_tokens=1, top_logprobs=spec.top_logprobs, choices=SCREEN_WORDS)
 
     async def _run_agent(self) -> str:
         agent, timeout_s = self.parts.agent, self.rules.fall_back_timeout_s
@@ -223,32 +257,25 @@ class Passage:
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
         self._tell(PhaseStarted(*self._stamp(), phase))
-        try:
-            yield
-        except SpecEyesError as error:
-            # An agent or a tool that fails has told all its turns; an engine may have lost some.
-            lost = Usage.zero if isinstance(error, (AgentError, ToolError)) else None
-            self._tell(PhaseEnded(*self._stamp(), phase, "failed", lost, error))
-            raise
-        except BaseException as error:
-            is_defect = isinstance(error, Exception)
-            outcome: Literal["failed", "cancelled"] = "failed" if is_defect else "cancelled"
-            self._tell(PhaseEnded(*self._stamp(), phase, outcome, None))
-            raise
-        self._tell(PhaseEnded(*self._stamp(), phase))
+        with metering() as meter:
+            try:
+                yield
+            except SpecEyesError as error:
+                self._tell(PhaseEnded(*self._stamp(), phase, "failed", meter.lost, error))
+                raise
+            except Exception:  # a defect, and who knows where
+                self._tell(PhaseEnded(*self._stamp(), phase, "failed", None))
+                raise
+            except BaseException:
+                self._tell(PhaseEnded(*self._stamp(), phase, "cancelled", meter.lost))
+                raise
+            self._tell(PhaseEnded(*self._stamp(), phase, lost=meter.lost))
 
     def _tell(self, event: Event) -> None:
         self.narrator.tell(event)
 
     def _stamp(self) -> tuple[str, float]:
         return self.narrator.stamp()
-
-
-def _screen_request(conversation: Conversation, spec: ScreenSpec) -> GenerateRequest:
-    if spec.rule == "text":
-        return request_for(conversation, spec.max_tokens)
-    request = request_for(conversation, 1, top_logprobs=spec.top_logprobs)
-    return replace(request, choices=SCREEN_WORDS)
 
 
 async def _ask_within(timeout_s: float, engine: Engine, request: GenerateRequest) -> Generation:

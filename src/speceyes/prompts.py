@@ -70,6 +70,10 @@ def screen_within(opening: Conversation) -> Conversation:
     return (*before, Message(last.role, (*last.parts, Text(f"\n{_SCREEN}"))))
 
 
+def _screen_alike(query: Query, views: tuple[View, ...]) -> Conversation:
+    return screen_within(_one_message(views, query.question))
+
+
 def _one_message(views: tuple[View, ...], text: str) -> Conversation:
     pictures = tuple(Image(view.picture) for view in views)
     return (Message("user", (*pictures, Text(text))),)
@@ -92,3 +96,4 @@ def _prompt_id(name: str, prompt: _Prompt) -> str:
 
 SPECULATE_ID: Final = _prompt_id("speculate", speculate)
 SCREEN_ID: Final = _prompt_id("screen", screen)
+SCREEN_WITHIN_ID: Final = _prompt_id("screen-shared", _screen_alike)

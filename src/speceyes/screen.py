@@ -14,6 +14,7 @@ from speceyes.errors import ConfigError
 from speceyes.types import Evidence, Generation
 
 ScreenRule: TypeAlias = Literal["logprobs", "text"]
+ScreenPrompt: TypeAlias = Literal["paper", "shared"]
 
 _SAID: Final[Mapping[str, float]] = {"yes": 1.0, "no": 0.0}
 SCREEN_WORDS: Final = tuple(_SAID)
@@ -30,7 +31,8 @@ class ScreenSpec:
     Doubt is yes and no together holding less than `min_mass` of the first token's probability.
     `rule` "logprobs" reads the first token's candidates; "text" lets the model say up to
     `max_tokens` tokens, and takes anything that does not begin with "no" for a need, as the
-    reference code does.
+    reference code does. `prompt` "paper" asks about picture and question alone; "shared" asks at
+    the end of the agent's own opening, which an engine that keeps prefixes reads once for both.
     Raises: ConfigError naming the field.
     """
 
@@ -39,6 +41,7 @@ class ScreenSpec:
     top_logprobs: int = 20
     rule: ScreenRule = "logprobs"
     max_tokens: int = 1
+    prompt: ScreenPrompt = "paper"
     prompt_id: str | None = None
     engine: str | None = None
 

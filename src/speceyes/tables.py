@@ -70,7 +70,7 @@ def _value(field: str, value: object, hint: Any) -> Any:
     choices = _choices(hint)
     if choices:
         if value not in choices:
-            named = ", ".join(str(choice) for choice in choices)
+            named = ", ".join(str(choice) for choice in choices if choice is not None)
             raise ConfigError(field, f"{_shown(value)} is unknown; choose from {named}")
         return value
     kinds = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
@@ -83,6 +83,10 @@ def _value(field: str, value: object, hint: Any) -> Any:
 
 
 def _choices(hint: Any) -> tuple[object, ...]:
+    if get_origin(hint) in {Union, UnionType}:  # one of a few words, or nothing
+        *words, last = get_args(hint)
+        found = [choice for word in words for choice in _choices(word)]
+        return (*found, None) if found and last is NoneType else ()
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
 from speceyes.errors import EngineTimeout, EngineUnavailable, NoAnswer
 from speceyes.events import Failed, QueryStarted, ending, fold, phase_seconds, usage_by_phase
-from speceyes.funnel import agent_only, serial
+from speceyes.policies.fixed import agent_only, overlap, race, serial
 from speceyes.types import Budget, Image, Usage
 from tests.stand_ins import BAD_JSON, CALL, Plan, a_funnel, a_query, an_agent, engines, key_of
 
@@ -65,19 +65,21 @@ replies = st.builds(
 plans = st.builds(
     Plan, takes(screens), takes(answers), st.tuples(*[takes(replies)] * 4)
 )  # four turns are the budget
-policies = st.sampled_from([serial, serial, serial, agent_only])
+policies = st.sampled_from([serial, agent_only, overlap, race, race])
+in_order = st.sampled_from([serial, serial, serial, agent_only])  # no two events fall together
 screeners = st.sampled_from(["large", "large", "small", "none"])
 
 
 class Heard(ReplayEngine):
-    """Remembers which generation each finished call gave."""
+    """Remembers which take each call was given."""
 
-    def given(self):
-        return [
-            take.result
+    def worked(self):
+        """Add up what was done, to the end or until it was cancelled."""
+        spent = [
+            take.result.usage if call.outcome == "finished" else call.lost or Usage.zero
             for call, take in zip(self.calls, self.taken, strict=True)
-            if call.outcome == "finished"
         ]
+        return sum(spent, Usage.zero)
 
 
 def engine(plan_of, name, **more):
@@ -126,17 +128,21 @@ def test_every_query_ends_once_and_all_its_work_is_accounted_for(plan, policy, s
     }
 
     counted = sum(usage_by_phase(trace).values(), Usage.zero)
-    worked = sum((said.usage for said in [*small.given(), *large.given()]), Usage.zero)
+    worked = small.worked() + large.worked()
     assert (counted.prompt_tokens, counted.completion_tokens, counted.images) == (
         worked.prompt_tokens,
         worked.completion_tokens,
         worked.images,
     )
-    whole = len(small.given()) + len(large.given()) == len(small.calls) + len(large.calls)
-    assert (counted.cached_tokens is not None) == whole  # lost work is marked as not measured
+    calls = [*small.calls, *large.calls]
+    is_told = all(call.outcome == "finished" or call.lost is not None for call in calls)
+    assert (counted.cached_tokens is not None) == is_told  # what is not is marked
 
-    # Serial wastes no time: phases follow each other without a gap.
-    assert sum(phase_seconds(trace).values()) == trace[-1].at_s
+    # No time is wasted: some phase is open at any time, and under serial just one.
+    spent_s = sum(phase_seconds(trace).values())
+    assert spent_s >= trace[-1].at_s
+    if policy in {serial, agent_only}:
+        assert spent_s == trace[-1].at_s
     if outcome.answer is not None:
         check_route(outcome.answer, plan, degrade)
 
@@ -149,7 +155,8 @@ def check_route(answer, plan, degrade):
             assert (answer.text, answer.reason) == (plan.small.result.text, "accepted")
         case "agentic":
             assert answer.text == "large"
-            assert answer.verdict is None or not answer.verdict.accepted
+            is_first = answer.reason == "agent_first"  # a verdict may have come with no screen yet
+            assert is_first or answer.verdict is None or not answer.verdict.accepted
         case "degraded":
             assert degrade
             assert not answer.verdict.accepted
@@ -177,12 +184,13 @@ def test_a_stream_closed_at_any_time_leaves_no_work_behind(plan, policy, close_a
     told = on_virtual_time(listen)
     whole = funnel_of({"q": plan}, policy)[0]
     story = on_virtual_time(whole.settle, a_query("q")).trace
-    kinds = [type(event) for event in story]
-    assert [type(event) for event in told] == kinds[: len(told)]
+    if policy in {serial, agent_only}:  # elsewhere, chance orders what falls together
+        kinds = [type(event) for event in story]
+        assert [type(event) for event in told] == kinds[: len(told)]
 
 
 @settings(max_examples=25)
-@given(st.lists(plans, max_size=8), st.integers(1, 4), policies)
+@given(st.lists(plans, max_size=8), st.integers(1, 4), in_order)
 def test_many_queries_end_as_they_would_alone(many, concurrency, policy):
     plan_of = {f"q{index}": plan for index, plan in enumerate(many)}
     funnel, small, large = funnel_of(plan_of, policy)

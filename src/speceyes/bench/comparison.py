@@ -119,6 +119,7 @@ def _settings(manifest: Manifest) -> dict[str, str]:
         "K": str(gate.k),
         "aggregation": gate.aggregation,
         "definition": gate.definition,
+        "policy": manifest.policy,
         "screen": manifest.settings.screen_by,
         "concurrency": str(manifest.concurrency),
         "protocol": manifest.protocol,

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from speceyes.bench.records import Method
-from speceyes.funnel import Funnel, Outcome, Policy, agent_only, serial, small_only
+from speceyes.funnel import Funnel, Outcome
 from speceyes.phases import Parts, Rules
+from speceyes.policies.fixed import Policy, agent_only, serial, small_only
 from speceyes.specreason import LEAST_SCORE, MAX_STEPS, SpecReason
 from speceyes.types import Engine, Query
 

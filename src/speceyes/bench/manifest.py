@@ -14,7 +14,7 @@ from speceyes.bench.grade import GRADER_VERSION
 from speceyes.bench.items import SuiteFacts
 from speceyes.bench.machine import Machine
 from speceyes.bench.records import RECORD_VERSION, Method
-from speceyes.config import Settings
+from speceyes.config import PolicyName, Settings
 from speceyes.errors import InputError, RunFolderError
 from speceyes.gate import GateSpec
 from speceyes.screen import ScreenSpec
@@ -49,6 +49,7 @@ class Manifest:
     versions: Mapping[str, str]
     machine: Machine
     preset: str | None = None
+    policy: PolicyName = "serial"
     grader_version: int = field(default=GRADER_VERSION)
     record_version: int = field(default=RECORD_VERSION)
     manifest_version: int = field(default=MANIFEST_VERSION)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, get_args
 from speceyes.bench.records import Method
 from speceyes.commands.choosing import chosen
 from speceyes.commands.exits import named_errors
-from speceyes.config import DEFAULT_PROTOCOL, DEFAULTS, parse_screen_by
+from speceyes.config import DEFAULT_PROTOCOL, DEFAULTS, parse_screen_by, parse_screen_prompt
 from speceyes.errors import ConfigError
 from speceyes.gate import PAPER
 from speceyes.screen import PAPER_SCREEN
@@ -60,8 +60,15 @@ def add_bench(app: "typer.Typer") -> None:
         small: flags.Small = None,
         large: flags.Large = None,
         protocol: flags.Protocol = None,
+        policy: flags.Policy = None,
         screen: Annotated[
             str | None, typer.Option(help="Who screens: large, small, none.", show_default="large")
+        ] = None,
+        screen_prompt: Annotated[
+            str | None,
+            typer.Option(
+                help="How it is asked: paper, or shared (as the agent's own prompt begins)."
+            ),
         ] = None,
         gate: flags.Gate = None,
         threshold: Annotated[
@@ -100,12 +107,13 @@ def add_bench(app: "typer.Typer") -> None:
                 small=small,
                 large=large,
                 protocol=protocol,
+                policy=policy,
                 gate=gate,
                 system_prompt=system_prompt,
                 user_prompt=user_prompt,
                 unsafe_python=unsafe_python,
             )
-            choices = with_screen(with_preset(choices, preset), screen)
+            choices = with_screen(with_preset(choices, preset), screen, screen_prompt)
             named = parse_concurrency(concurrency, preset, suite=suite.partition(":")[0])
             opened = open_suite(
                 suite,
@@ -190,9 +198,11 @@ def with_preset(choices: Choices, preset: str | None) -> Choices:
     )
 
 
-def with_screen(choices: Choices, screen_by: str | None) -> Choices:
-    """Let another model screen, or none. Raises: ConfigError naming the choices."""
-    if screen_by is None:
-        return choices
-    screened = replace(choices.settings, screen_by=parse_screen_by(screen_by))
-    return replace(choices, settings=screened)
+def with_screen(choices: Choices, screen_by: str | None, prompt: str | None = None) -> Choices:
+    """Let another model screen, or none, or ask otherwise. Raises: ConfigError."""
+    settings = choices.settings
+    if screen_by is not None:
+        settings = replace(settings, screen_by=parse_screen_by(screen_by))
+    if prompt is not None:
+        settings = replace(settings, screen_prompt=parse_screen_prompt(prompt))
+    return replace(choices, settings=settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from speceyes.config import parse_protocol
+from speceyes.config import parse_policy, parse_protocol
 from speceyes.engine_names import parse_engine
 from speceyes.settings_file import Choices, load_gate, load_settings, read_text
 
@@ -19,6 +19,7 @@ def chosen(
     small: str | None = None,
     large: str | None = None,
     protocol: str | None = None,
+    policy: str | None = None,
     gate: str | None = None,
     system_prompt: Path | None = None,
     user_prompt: Path | None = None,
@@ -34,6 +35,8 @@ def chosen(
         choices = replace(choices, large=large)
     if protocol is not None:
         choices = replace(choices, protocol=parse_protocol(protocol))
+    if policy is not None:
+        choices = replace(choices, policy=parse_policy(policy))
     if gate is not None:
         choices = replace(choices, gate=load_gate(gate))
     if system_prompt is not None:

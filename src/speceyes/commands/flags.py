@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speceyes.config import DEFAULT_ENGINE, DEFAULT_PROTOCOL
+from speceyes.config import DEFAULT_ENGINE, DEFAULT_POLICY, DEFAULT_PROTOCOL
 
 Small = Annotated[
     str | None, typer.Option(help="Engine that speculates.", show_default=DEFAULT_ENGINE)
@@ -17,6 +17,10 @@ Large = Annotated[str | None, typer.Option(help="Engine with tools.", show_defau
 Protocol = Annotated[
     str | None,
     typer.Option(help="How the large one calls its tools.", show_default=DEFAULT_PROTOCOL),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="serial, overlap, race, adaptive.", show_default=DEFAULT_POLICY),
 ]
 Gate = Annotated[
     str | None, typer.Option(help="paper, FILE.json or FILE.toml; the built-in pair has its own.")

@@ -22,6 +22,7 @@ from speceyes.bench.folder import RECORDS, Run, open_folder, read_run
 from speceyes.bench.items import Suite
 from speceyes.bench.records import Method
 from speceyes.commands.exits import EXIT_INTERRUPTED, complain
+from speceyes.config import DEFAULT_POLICY, GATED, PolicyName, parse_policy
 from speceyes.errors import ConfigError
 from speceyes.settings_file import Choices
 from speceyes.specreason import LEAST_SCORE
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from speceyes.bench.manifest import Manifest
     from speceyes.bench.terminal import LiveProgress
     from speceyes.phases import Parts, Rules
+    from speceyes.screen import ScreenSpec
 
 KEPT_K: Final = 96  # candidates of each token kept as evidence; the largest K that was published
 WARM_UP_ITEMS: Final = 3
@@ -160,17 +162,25 @@ def _choices(job: Job) -> Choices:
     # A gate is only needed by who is gated. Evidence is kept for more than the gate reads; a server
     # that refuses so much is asked for what the gate needs.
     choices, settings = job.choices, job.choices.settings
-    if choices.policy not in {None, "serial"}:
-        raise ConfigError("policy", f"{choices.policy} is what --method says here; leave it out")
+    policy = _policy(job)
+    if "speceyes" not in job.methods:
+        policy, settings = "agent_only", replace(settings, screen_by="none")
     http = choices.http
     if choices.gate is not None and http.least_top_logprobs is None:
         http = replace(http, least_top_logprobs=choices.gate.k)
     return replace(
         choices,
-        policy="serial" if "speceyes" in job.methods else "agent_only",
+        policy=policy,
         settings=replace(settings, evidence_k=settings.evidence_k or KEPT_K),
         http=http,
     )
+
+
+def _policy(job: Job) -> PolicyName:
+    policy = parse_policy(job.choices.policy or DEFAULT_POLICY)
+    if policy not in GATED:
+        raise ConfigError("policy", f"{policy} is what --method says here; leave it out")
+    return policy
 
 
 def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
@@ -184,11 +194,12 @@ def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
         small=parts.small.name,
         large=parts.agent.engine.name,
         protocol=parts.agent.protocol.name,
+        policy=_policy(job),
         gate=rules.gate,
         screen=rules.screen,
         settings=job.choices.settings,
         least_score=job.least_score,
-        prompts=_prompts(job.choices),
+        prompts=_prompts(job.choices, rules.screen),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=read_commit(),
         versions=read_versions(),
@@ -197,8 +208,8 @@ def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
     )
 
 
-def _prompts(choices: Choices) -> dict[str, str]:
-    from speceyes.prompts import SCREEN_ID, SPECULATE_ID
+def _prompts(choices: Choices, screen: ScreenSpec) -> dict[str, str]:
+    from speceyes.prompts import SCREEN_ID, SCREEN_WITHIN_ID, SPECULATE_ID
 
     own = {"system": choices.system_prompt, "user": choices.user_prompt}
     named = {
@@ -206,4 +217,5 @@ def _prompts(choices: Choices) -> dict[str, str]:
         for name, text in own.items()
         if text is not None
     }
-    return {"screen": SCREEN_ID, "speculate": SPECULATE_ID, **named}
+    screen_id = SCREEN_WITHIN_ID if screen.prompt == "shared" else SCREEN_ID
+    return {"screen": screen_id, "speculate": SPECULATE_ID, **named}

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from speceyes.engines.prefixes import Marks, PrefixTree, common, text_marks
 from speceyes.engines.prompt import Prompt
-from speceyes.engines.sight import Features, VisionTower
+from speceyes.engines.sight import VisionTower
 from speceyes.engines.stack import Deep, Span, TextStack
 from speceyes.engines.transcript import Transcript
 
@@ -37,7 +40,8 @@ class Row(Generic[LaidT]):
     """One request's place in a batch.
 
     `logp_topk` and `topk_ids` get a (K,) array per answer token; both stay empty for K = 0.
-    `is_sound` turns False when a logit is no number; such a row must not go on.
+    `is_sound` turns False when a logit is no number; such a row must not go on. `reused_tokens` of
+    the prompt were not read, as they had been before.
     """
 
     def __init__(self, prompt: LaidT, transcript: Transcript, *, top_k: int) -> None:
@@ -47,6 +51,7 @@ class Row(Generic[LaidT]):
         self.logp_topk: list[npt.NDArray[np.float32]] = []
         self.topk_ids: list[npt.NDArray[np.int64]] = []
         self.is_sound = True
+        self.reused_tokens = 0
 
     @property
     def is_done(self) -> bool:
@@ -56,14 +61,30 @@ class Row(Generic[LaidT]):
     @property
     def cached_tokens(self) -> int:
         """How many tokens stand in the row's slot: all but the last one drawn."""
-        return len(self.prompt) + len(self.transcript.token_ids) - 1
+        return len(self.prompt) + self.transcript.drawn_tokens - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What of a prompt need not be read: its first `past` tokens, kept or in another's slot."""
+
+    past: int = 0
+    parts: tuple[torch.Tensor, ...] = ()
+    lender: int | None = None
 
 
 class Batch:
-    """Draw tokens greedily for up to any number of rows; row i owns slot i of the cache."""
+    """Draw tokens greedily for up to any number of rows; row i owns slot i of the cache.
 
-    def __init__(self, stack: TextStack, tower: VisionTower, *, cache_bytes: int) -> None:
+    A prompt is read from where it first differs from all that `prefixes` keeps and from all rows
+    beside it.
+    """
+
+    def __init__(
+        self, stack: TextStack, tower: VisionTower, prefixes: PrefixTree, *, cache_bytes: int
+    ) -> None:
         self._stack = stack
+        self._prefixes = prefixes
         self._tower = tower
         self._cache_bytes = cache_bytes
         self._cache = stack.new_cache(limit_bytes=cache_bytes)
@@ -87,16 +108,28 @@ class Batch:
         first = len(self.rows)
         longest = max(row.cached_tokens + 1 for row in (*self.rows, *rows))
         self._cache.reserve(first + len(rows), longest)
-        ends = np.cumsum([0, *(len(row.prompt) for row in rows)]).tolist()
-        spans = [Span(first + i, ends[i], ends[i + 1]) for i in range(len(rows))]
-        prompts = [row.prompt for row in rows]
-        ids = torch.from_numpy(np.concatenate([p.token_ids for p in prompts]))
-        positions = torch.from_numpy(np.concatenate([p.positions for p in prompts], axis=1))
+        starts = self._starts(rows)
+        unread = [(row.prompt, start.past) for row, start in zip(rows, starts, strict=True)]
+        ends = np.cumsum([0, *(len(prompt) - past for prompt, past in unread)]).tolist()
+        spans = [
+            Span(first + i, ends[i], ends[i + 1], past=start.past, lender=start.lender)
+            for i, start in enumerate(starts)
+        ]
+        for span, start in zip(spans, starts, strict=True):
+            self._cache.fill(span.slot, start.parts)
+        ids = torch.from_numpy(np.concatenate([p.token_ids[past:] for p, past in unread]))
+        positions = np.concatenate([p.positions[:, past:] for p, past in unread], axis=1)
         embeddings = self._stack.embed(ids.to(self._stack.device))
-        deep = self._show_pictures(embeddings, prompts, ends)
+        deep = self._show_pictures(embeddings, unread, ends)
         logits = self._stack.prefill(
-            embeddings, positions, spans=spans, cache=self._cache, deep=deep
+            embeddings,
+            torch.from_numpy(positions),
+            spans=spans,
+            cache=self._cache,
+            deep=deep,
         )
+        for row, start in zip(rows, starts, strict=True):
+            row.reused_tokens = start.past
         draw(logits, rows)
         self.rows += rows
 
@@ -113,9 +146,11 @@ class Batch:
         draw(logits, self.rows)
 
     def remove(self, leaving: Sequence[Row[Prompt]]) -> None:
-        """Take rows out; the last rows move into their slots."""
+        """Take rows out, to be found by their beginnings; the last rows move into their slots."""
         for row in leaving:
             slot = self.rows.index(row)
+            if row.is_sound and self._prefixes.keeps:
+                self._prefixes.keep(_marks(row), partial(self._cache.read, slot))
             last = self.rows.pop()
             if not row.is_sound:
                 self._cache.scrub(slot)
@@ -128,21 +163,58 @@ class Batch:
         self.rows.clear()
         self._cache = self._stack.new_cache(limit_bytes=self._cache_bytes)
 
+    def forget(self) -> None:
+        """Let go of all that is kept of pictures and prompts; any thread may ask for it."""
+        self._tower.forget()
+        self._prefixes.clear()
+
+    def _starts(self, rows: Sequence[Row[Prompt]]) -> list[_Start]:
+        """Say for each row how its prompt begins; rows beside it, and before it, may lend."""
+        starts: list[_Start] = []
+        if not self._prefixes.keeps:
+            return [_Start()] * len(rows)
+        beside = [_marks(row) for row in self.rows]
+        for row in rows:
+            marks = row.prompt.marks
+            most = len(marks) - 1  # the last token is read in any case, to draw the next one
+            kept = self._prefixes.find(marks, most=most)
+            start = _Start(kept.tokens, kept.parts)
+            for slot, others in enumerate(beside):
+                shared = min(common(marks, others), most)
+                if shared > start.past:
+                    start = _Start(shared, lender=slot)
+            starts.append(start)
+            beside.append(marks)
+        return starts
+
     def _show_pictures(
-        self, embeddings: torch.Tensor, prompts: Sequence[Prompt], starts: Sequence[int]
+        self,
+        embeddings: torch.Tensor,
+        unread: Sequence[tuple[Prompt, int]],
+        starts: Sequence[int],
     ) -> Deep | None:
-        pictures = [patches for prompt in prompts for patches in prompt.pictures]
-        if not pictures:
+        shown = [
+            (patches, places - past + start, skipped)
+            for (prompt, past), start in zip(unread, starts, strict=False)
+            for patches, places, skipped in prompt.pictures_after(past)
+        ]
+        if not shown:
             return None
-        seen = self._tower.see(pictures)
-        features: list[Features] = [seen[patches.digest] for patches in pictures]
-        offsets = [p.image_places + start for p, start in zip(prompts, starts, strict=False)]
-        places = torch.from_numpy(np.concatenate(offsets)).to(embeddings.device)
+        seen = self._tower.see(patches for patches, _, _ in shown)
+        features = [seen[patches.digest].after(skipped) for patches, _, skipped in shown]
+        places = torch.from_numpy(np.concatenate([at for _, at, _ in shown]))
+        places = places.to(embeddings.device)
         tokens = torch.cat([f.tokens for f in features]).to(embeddings.dtype)
         embeddings.index_copy_(0, places, tokens)
         by_layer = zip(*(f.deep for f in features), strict=True)
         deep = tuple(torch.cat(layer).to(embeddings.dtype) for layer in by_layer)
         return Deep(places, deep) if deep else None
+
+
+def _marks(row: Row[Prompt]) -> Marks:
+    """Mark the tokens that stand in a row's slot."""
+    drawn = text_marks(row.transcript.token_ids)
+    return np.concatenate([row.prompt.marks, drawn])[: row.cached_tokens]
 
 
 def next_position(row: Row[Prompt]) -> int:

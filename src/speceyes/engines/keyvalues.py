@@ -5,6 +5,7 @@ It refuses to know what the rows are. Axes as in stack.py; R slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,10 +62,10 @@ class KeyValues:
         self._store[:, :, : old.shape[2], : old.shape[3]] = old
         self._flat = self._store.flatten(2, 3).flatten(0, 1).unbind(0)
 
-    def places(self, slot: int, count: int) -> torch.Tensor:
-        """Index the first `count` places of a slot, for `write`."""
-        start = slot * self._store.shape[3]
-        return torch.arange(start, start + count, device=self._store.device)
+    def places(self, slot: int, start: int, stop: int) -> torch.Tensor:
+        """Index the places start..stop of a slot, for `write`."""
+        first = slot * self._store.shape[3]
+        return torch.arange(first + start, first + stop, device=self._store.device)
 
     def next_places(self, lengths: torch.Tensor) -> torch.Tensor:
         """Index the first free place of the slots 0..B-1, which hold `lengths` tokens: (B,)."""
@@ -82,6 +83,26 @@ class KeyValues:
         """Give keys and values in turn, layer by layer: (B, Hk, S, D) each."""
         shown = self._store[:, :, :slots, :places]
         return tuple(shown.transpose(3, 4).flatten(0, 1).unbind(0))
+
+    def view(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give keys and values of one layer and slot, (Hk, S, D) each."""
+        shown = self._store[layer, :, slot, :places].transpose(1, 2)
+        return shown[0], shown[1]
+
+    def read(self, slot: int, start: int, stop: int) -> torch.Tensor:
+        """Show what stands in the places start..stop of a slot: (L, 2, T, Hk, D)."""
+        return self._store[:, :, slot, start:stop]
+
+    def fill(self, slot: int, parts: Sequence[torch.Tensor]) -> None:
+        """Put what `read` once gave into the first places of a slot, part after part."""
+        done = 0
+        for part in parts:
+            self._store[:, :, slot, done : done + part.shape[2]] = part
+            done += part.shape[2]
+
+    def lend(self, layer: int, source: int, *, target: int, count: int) -> None:
+        """Copy the first `count` tokens of one layer from one slot to another."""
+        self._store[layer, :, target, :count] = self._store[layer, :, source, :count]
 
     def move(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` tokens of one slot to another."""

@@ -21,6 +21,7 @@ from transformers import AutoConfig
 from speceyes.engines.checkpoint import Checkpoint, fault_of, load_checkpoint, loading
 from speceyes.engines.decode import Batch, Laid, Row
 from speceyes.engines.patches import PatchCutter
+from speceyes.engines.prefixes import PrefixTree
 from speceyes.engines.prompt import PromptWriter, check_request
 from speceyes.engines.rendering import Renderer
 from speceyes.engines.sight import VisionTower
@@ -150,7 +151,7 @@ class LocalEngine:
         return self._generation(row, parts.texts)
 
     def forget(self) -> None:
-        """Let go of kept pictures, so that the next request sees its pictures afresh."""
+        """Let go of kept pictures and prompts, so that the next request is read afresh."""
         self._open().machinery.forget()
 
     async def aclose(self) -> None:
@@ -177,7 +178,7 @@ class LocalEngine:
             evidence=_evidence(row, texts) if row.top_k else None,
             usage=Usage(
                 prompt_tokens=len(row.prompt),
-                cached_tokens=0,
+                cached_tokens=row.reused_tokens,
                 completion_tokens=transcript.drawn_tokens,
                 images=len(row.prompt.pictures),
             ),
@@ -187,7 +188,9 @@ class LocalEngine:
 
 def _own_machinery(checkpoint: Checkpoint, engine: str, limits: LocalLimits) -> _Machinery:
     tower = VisionTower(checkpoint.model, limit_bytes=limits.picture_bytes)
-    batch = Batch(TextStack(checkpoint.model), tower, cache_bytes=limits.cache_bytes)
+    prefixes = PrefixTree(limits.prefix_bytes)
+    stack = TextStack(checkpoint.model)
+    batch = Batch(stack, tower, prefixes, cache_bytes=limits.cache_bytes)
     context_tokens = _context_tokens(checkpoint, batch, limits)
     cutter = PatchCutter(
         checkpoint.image_processor, merge=checkpoint.merge, limit_bytes=limits.picture_bytes
@@ -202,7 +205,7 @@ def _own_machinery(checkpoint: Checkpoint, engine: str, limits: LocalLimits) -> 
 
     def forget() -> None:
         cutter.forget()
-        tower.forget()
+        batch.forget()
 
     return _Machinery(batch, writer, context_tokens, forget)
 

@@ -6,6 +6,7 @@ is data: a special token spelled out there is read as plain text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speceyes.engines.patches import PatchCutter, Patches
+from speceyes.engines.prefixes import Marks, picture_mark, text_marks
 from speceyes.engines.rendering import APART, Renderer
 from speceyes.errors import ContextTooLong, EngineProtocolError, InputError
 from speceyes.types import GenerateRequest, Image
@@ -23,17 +25,29 @@ class Prompt:
     """Hold one conversation, laid out in tokens.
 
     Shapes: `token_ids` (T,), an image token for every place of a picture; `image_places` (M,),
-    where those are; `positions` (3, T): frame, row and column of each token in rotary units.
+    where those are; `positions` (3, T): frame, row and column of each token in rotary units;
+    `marks` (T, 2): what tells tokens apart, pictures included.
     """
 
     token_ids: npt.NDArray[np.int64]
     image_places: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
     next_position: int
+    marks: Marks
     pictures: tuple[Patches, ...]
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def pictures_after(self, past: int) -> Iterator[tuple[Patches, npt.NDArray[np.int64], int]]:
+        """Give each picture with tokens from there on: it, their places, how many lie before."""
+        done = 0
+        for picture in self.pictures:
+            places = self.image_places[done : done + picture.token_count]
+            done += picture.token_count
+            skipped = int(np.searchsorted(places, past))
+            if skipped < len(places):
+                yield picture, places[skipped:], skipped
 
 
 class PromptWriter:
@@ -109,25 +123,29 @@ def lay_out(
     Shapes: token_ids (T0,) with one image token per picture.
     Source: arXiv 2409.12191 section 2.1 (M-RoPE); transformers Qwen2VLModel.get_rope_index.
     """
-    ids, positions, places = [], [], []
+    ids, positions, places, marks = [], [], [], []
     start = length = done = 0
     found = np.flatnonzero(token_ids == image_token_id).tolist()
     for at, picture in zip(found, pictures, strict=True):
         grid, count = picture.token_grid, picture.token_count
         ids.append(token_ids[done:at])
+        marks.append(text_marks(token_ids[done:at]))
         positions.append(_text_positions(start, at - done))
         start, length, done = start + at - done, length + at - done, at + 1
         ids.append(np.full(count, image_token_id, dtype=np.int64))
+        marks.append(picture_mark(picture.digest).repeat(count, axis=0))
         positions.append(np.indices(grid).reshape(3, count) + start)
         places.append(np.arange(length, length + count))
         start, length = start + max(grid[1:]), length + count
     ids.append(token_ids[done:])
+    marks.append(text_marks(token_ids[done:]))
     positions.append(_text_positions(start, len(token_ids) - done))
     return Prompt(
         token_ids=np.concatenate(ids),
         image_places=np.concatenate([np.empty(0, dtype=np.int64), *places]),
         positions=np.concatenate(positions, axis=1),
         next_position=start + len(token_ids) - done,
+        marks=np.concatenate(marks),
         pictures=pictures,
     )
 

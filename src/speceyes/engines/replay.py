@@ -10,9 +10,9 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speceyes.errors import ConfigError, EngineError, EngineUnavailable, InputError
+from speceyes.load import Load
+from speceyes.meter import note_lost
 from speceyes.types import Engine, Evidence, GenerateRequest, Generation, Text, Usage
 
 _EPS: Final = 1e-6  # the gate's own, so that a scripted separability is met exactly
@@ -39,12 +41,16 @@ class Take:
 
 @dataclass(slots=True)
 class Call:
-    """What became of one call; `ended_s` None while it runs. Seconds on the event loop's clock."""
+    """What became of one call; `ended_s` None while it runs. Seconds on the event loop's clock.
+
+    `lost` is what a call had cost that was cancelled while it was served.
+    """
 
     request: GenerateRequest
     started_s: float
     ended_s: float | None = None
     outcome: Literal["running", "finished", "failed", "cancelled"] = "running"
+    lost: Usage | None = None
 
 
 Recordings: TypeAlias = Mapping[str, Sequence[Take]]
@@ -75,18 +81,26 @@ class ReplayEngine:
         self._used: dict[str, int] = {}  # by digest; "" counts along a list
 
     @property
+    def load(self) -> Load:
+        """How many calls are served, and how many wait."""
+        served = self.in_flight
+        if self._max_batch is not None:
+            served = min(served, self._max_batch)
+        return Load(running=served, waiting=self.in_flight - served)
+
+    @property
     def cancelled(self) -> int:
         """Count the calls that were cancelled before their reply."""
         return sum(call.outcome == "cancelled" for call in self.calls)
 
     async def generate(self, request: GenerateRequest) -> Generation:
         """Say what is next for this request."""
-        with self._recorded(Call(request, anyio.current_time())):
+        with self._recorded(Call(request, anyio.current_time())) as call:
             if self.is_closed:
                 raise EngineUnavailable(self.name, "is closed")
             take = self._take(request)
-            async with self._slot():
-                await anyio.sleep(take.latency_s)
+            async with self._slot(call):
+                await self._speak(call, take)
             if isinstance(take.result, Exception):
                 raise take.result
             return take.result
@@ -95,13 +109,26 @@ class ReplayEngine:
         """Refuse further calls."""
         self.is_closed = True
 
+    async def _speak(self, call: Call, take: Take) -> None:
+        began_s = anyio.current_time()
+        try:
+            await anyio.sleep(take.latency_s)
+        except BaseException:  # the prompt was read, and the answer said as far as time allowed
+            if isinstance(take.result, Generation):
+                share = (anyio.current_time() - began_s) / max(take.latency_s, _EPS)
+                spent = take.result.usage
+                said = math.floor(spent.completion_tokens * min(1.0, share))
+                call.lost = replace(spent, completion_tokens=said)
+                note_lost(call.lost)
+            raise
+
     @contextmanager
-    def _recorded(self, call: Call) -> Iterator[None]:
+    def _recorded(self, call: Call) -> Iterator[Call]:
         self.calls.append(call)
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
-            yield
+            yield call
         except Exception:
             call.outcome = "failed"
             raise
@@ -130,12 +157,23 @@ class ReplayEngine:
         self._used[key] = index + 1
         return takes[index]
 
-    def _slot(self) -> AbstractAsyncContextManager[object]:
+    @asynccontextmanager
+    async def _slot(self, call: Call) -> AsyncIterator[None]:
         if self._max_batch is None:
-            return nullcontext()
+            yield
+            return
         if self._slots is None:
             self._slots = anyio.Semaphore(self._max_batch)
-        return self._slots
+        try:
+            await self._slots.acquire()
+        except BaseException:  # a call that waited has cost nothing
+            call.lost = Usage.zero
+            note_lost(call.lost)
+            raise
+        try:
+            yield
+        finally:
+            self._slots.release()
 
 
 class Recorder:

@@ -27,6 +27,10 @@ class Features:
         """What they take in memory."""
         return sum(int(t.nbytes) for t in (self.tokens, *self.deep))
 
+    def after(self, skipped: int) -> Features:
+        """Leave out the first so many tokens."""
+        return Features(self.tokens[skipped:], tuple(layer[skipped:] for layer in self.deep))
+
 
 class VisionTower:
     """See pictures with a model's vision tower, each distinct one once, and keep recent features.

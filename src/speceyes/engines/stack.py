@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch.nn import functional
 
 from speceyes.engines.keyvalues import CacheShape, KeyValues
+
+_ONWARD_STEP: Final = 512  # queries at a time, so that their mask stays small
 
 Attend: TypeAlias = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Rotation: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # cos, signed sin: (N, 1, D) each
@@ -28,11 +30,17 @@ Rotation: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # cos, signed sin: (N, 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Say where one row's prompt lies among the tokens of a prefill."""
+    """Say where what one row reads lies among the tokens of a prefill.
+
+    `past`: so many tokens of the row stand in its slot before them, or, of an earlier row's that
+    begins alike, in `lender`: another slot, one that this prefill fills included.
+    """
 
     slot: int
     start: int
     stop: int
+    past: int = 0
+    lender: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,17 +146,27 @@ class TextStack:
         cache: KeyValues,
         deep: Deep | None = None,
     ) -> torch.Tensor:
-        """Read prompts from their first token on, each into its slot.
+        """Read prompts, each into its slot, from where the slot ends.
 
         Shapes: embeddings (N, C); positions (3, N); returns float32 (B, V), the logits after each
         prompt's last token.
         """
 
-        def attend(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            rows = [self._attend_causally(*(t[s.start : s.stop] for t in (q, k, v))) for s in spans]
+        def attend(layer: int, *qkv: torch.Tensor) -> torch.Tensor:
+            rows = []
+            for span in spans:
+                if span.lender is not None:
+                    cache.lend(layer, span.lender, target=span.slot, count=span.past)
+                own = tuple(t[span.start : span.stop] for t in qkv)
+                if span.past:
+                    places = span.past + span.stop - span.start
+                    keys, values = cache.view(layer, span.slot, places)
+                    rows.append(self._attend_onward(own[0], keys, values, past=span.past))
+                else:
+                    rows.append(self._attend_causally(*own))
             return torch.cat(rows) if len(rows) > 1 else rows[0]
 
-        index = torch.cat([cache.places(s.slot, s.stop - s.start) for s in spans])
+        index = torch.cat([cache.places(s.slot, s.past, s.past + s.stop - s.start) for s in spans])
         hidden = self._run(
             embeddings, self._rotate(positions), index=index, cache=cache, attend=attend, deep=deep
         )
@@ -230,6 +248,29 @@ class TextStack:
             q, k, v, is_causal=True, enable_gqa=self._group > 1
         )
         return attended[0].transpose(0, 1).flatten(1)  # (T, Hq D)
+
+    def _attend_onward(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, past: int
+    ) -> torch.Tensor:
+        """Let queries (T, Hq, D) see the past and themselves: keys, values (Hk, past + T, D)."""
+        attended = []
+        for part in q.split(_ONWARD_STEP):
+            count = len(part)
+            seen = past + count
+            # The queries of a group share their keys: they stand side by side.
+            grouped = part.view(count, self._key_heads, self._group, self._head_dim)
+            side_by_side = grouped.permute(1, 2, 0, 3).flatten(1, 2)[None]
+            mask = torch.ones(count, seen, dtype=torch.bool, device=q.device).tril(past)
+            out = functional.scaled_dot_product_attention(
+                side_by_side,
+                keys[None, :, :seen],
+                values[None, :, :seen],
+                mask.repeat(self._group, 1),
+            )
+            apart = out[0].unflatten(1, (self._group, count)).permute(2, 0, 1, 3)
+            attended.append(apart.flatten(1))
+            past = seen
+        return torch.cat(attended) if len(attended) > 1 else attended[0]
 
     def _think(self, layer: _Layer, x: torch.Tensor) -> torch.Tensor:
         gate, up = functional.linear(layer.mlp_norm(x), layer.gate_up).chunk(2, dim=-1)

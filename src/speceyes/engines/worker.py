@@ -28,7 +28,9 @@ class LocalLimits:
     `max_batch`: rows at once. `max_context_tokens`: prompt and answer together; None is what the
     model was made for. `prefill_tokens`: prompts are read together up to this many (one alone may
     be longer). `cache_bytes`: keys and values; a request waits until its share is free.
-    `picture_bytes`: recent pictures, as patches, and again as features.
+    `picture_bytes`: recent pictures, as patches, and again as features. `prefix_bytes`: keys and
+    values of recent prompts and answers, so that what begins as they do is not read again; 0 keeps
+    none.
     """
 
     max_batch: int = 16
@@ -36,13 +38,15 @@ class LocalLimits:
     prefill_tokens: int = 8192
     cache_bytes: int = 4 * 1024**3
     picture_bytes: int = 256 * 1024**2
+    prefix_bytes: int = 512 * 1024**2
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "prefill_tokens", "cache_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"local.{name}", f"{getattr(self, name)} is below 1")
-        if self.picture_bytes < 0:
-            raise ConfigError("local.picture_bytes", f"{self.picture_bytes} is below 0")
+        for name in ("picture_bytes", "prefix_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"local.{name}", f"{getattr(self, name)} is below 0")
         if self.max_context_tokens is not None and self.max_context_tokens < 2:
             raise ConfigError("local.max_context_tokens", f"{self.max_context_tokens} is below 2")
 
@@ -51,11 +55,13 @@ class LocalLimits:
 class Tally:
     """Count what an engine has done since it was made.
 
-    `widest_step` is the most rows that shared a step; `abandoned` rows left before they were done.
+    `reused_tokens` of the prompts' had been read before. `widest_step` is the most rows that shared
+    a step; `abandoned` rows left before they were done.
     """
 
     prompts: int = 0
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     steps: int = 0
     drawn_tokens: int = 0
     widest_step: int = 0
@@ -220,6 +226,7 @@ class ModelThread:
         self.tally.pictures_seen = self._batch.pictures_seen
         self.tally.prompts += len(group)
         self.tally.prompt_tokens += sum(len(ticket.row.prompt) for ticket in group)
+        self.tally.reused_tokens += sum(ticket.row.reused_tokens for ticket in group)
         self.tally.drawn_tokens += len(group)
         self._finish_done()
 

@@ -1,0 +1,1 @@
+"""Policies say when each phase of a query starts, and what is cancelled."""

@@ -1,0 +1,139 @@
+"""One query's phases are run here side by side, as far as a start says, until one settles it.
+
+It refuses to know what happens within a phase, and who chose the start. Only task groups and cancel
+scopes are used: what loses is cancelled, into its engine, and has ended before the query does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, TypeVar
+
+import anyio
+
+from speceyes.events import Answered, Event, Reason, TurnFinished
+from speceyes.phases import Attempt, Passage
+from speceyes.types import ToolCall
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What starts at once: speculation with the screen, and the agent with both.
+
+    What does not start at once waits until it is known to be needed.
+    """
+
+    speculation: bool
+    agent: bool
+
+
+SERIAL: Final = Start(speculation=False, agent=False)
+OVERLAP: Final = Start(speculation=True, agent=False)
+RACE: Final = Start(speculation=True, agent=True)
+
+
+async def run(passage: Passage, start: Start) -> Answered:
+    """Take a query to its end.
+
+    Invariants: answer, route and reason are those of serial, whatever starts at once, but for a
+    query whose agent ends first: that one gets the agent's answer, for the reason `agent_first`.
+    An agent that fails while others are at work costs nothing but its own answer. With
+    `rules.agent_screens` and the agent started at once, its first turn is the screen: a tool call
+    in it settles that a tool is needed.
+    Raises: the error of the phase that was decisive.
+    """
+    small = _Branch(lambda: _attempt(passage, early=start.speculation))
+    watched = _watched(passage, small) if passage.rules.agent_screens else passage
+    agent = _Branch(watched.ask_agent, on_result=lambda: small.cancel("agent_first"))
+    async with anyio.create_task_group() as tasks:
+        if start.agent:
+            tasks.start_soon(agent.run)
+        await small.run()
+        settled = Attempt(small.cancelled_for) if small.cancelled_for else small.ended()
+        if isinstance(settled, Exception) or settled.reason == "accepted":
+            tasks.cancel_scope.cancel()
+        else:
+            passage.leave_to_agent(settled.reason)
+            if not start.agent:
+                await agent.run()
+    if isinstance(settled, Exception):
+        raise settled
+    if settled.reason == "accepted":
+        return passage.accept(settled)
+    return passage.end_with_agent(settled.reason, agent.ended(), spare=settled.spare)
+
+
+async def _attempt(passage: Passage, *, early: bool) -> Attempt:
+    """Phases I to III. The screen has the first word, also where speculation has ended before."""
+    if not early or passage.parts.screener is None:
+        reason = await passage.screen()
+        return await passage.speculate() if reason is None else Attempt(reason)
+    speculation = _Branch(passage.speculate)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(speculation.run)
+        screened = await _tried(passage.screen)
+        if screened is not None:
+            tasks.cancel_scope.cancel()
+    if isinstance(screened, Exception):
+        raise screened
+    return speculation.found() if screened is None else Attempt(screened)
+
+
+@dataclass(slots=True)
+class _Branch(Generic[_T]):
+    """Work that others may cancel while it goes on; an error of its own stays in it."""
+
+    work: Callable[[], Awaitable[_T]]
+    on_result: Callable[[], None] = lambda: None
+    outcome: _T | Exception | None = None
+    cancelled_for: Reason | None = None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+    async def run(self) -> None:
+        with self.scope:
+            self.outcome = await _tried(self.work)
+            if not isinstance(self.outcome, Exception):
+                self.on_result()
+
+    def cancel(self, reason: Reason) -> None:
+        """Cancel it, unless it has come to something, or was cancelled before."""
+        if self.outcome is None and self.cancelled_for is None:
+            self.cancelled_for = reason
+            self.scope.cancel()
+
+    def ended(self) -> _T | Exception:
+        if self.outcome is None:
+            raise RuntimeError("the branch was cancelled, and yet asked for what it came to")
+        return self.outcome
+
+    def found(self) -> _T:
+        outcome = self.ended()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+async def _tried(work: Callable[[], Awaitable[_T]]) -> _T | Exception:
+    # A task group would wrap the error in a group; whether it is anybody's is decided later.
+    try:
+        return await work()
+    except Exception as error:  # noqa: BLE001 - raised, if decisive, by who asked
+        return error
+
+
+def _watched(passage: Passage, small: _Branch[Attempt]) -> Passage:
+    narrator = passage.narrator
+
+    def tell(event: Event) -> None:
+        narrator.tell(event)
+        if (
+            isinstance(event, TurnFinished)
+            and event.turn == 1
+            and isinstance(event.reply, ToolCall)
+        ):
+            small.cancel("needs_tool")
+
+    return replace(passage, narrator=replace(narrator, tell=tell))

@@ -1,0 +1,52 @@
+"""These policies start their phases in one and the same order for every query.
+
+They refuse to know what happens within a phase, and what else is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from speceyes.events import Answered
+from speceyes.phases import Passage
+from speceyes.policies.contest import OVERLAP, RACE, SERIAL, run
+
+Policy: TypeAlias = Callable[[Passage], Awaitable[Answered]]
+
+
+async def serial(passage: Passage) -> Answered:
+    """Screen, speculate and gate, fall back: the paper's order, and every other policy's oracle.
+
+    c_J + beta * c_S + (1 - beta * alpha) * L_agent seconds in the mean.
+    """
+    return await run(passage, SERIAL)
+
+
+async def overlap(passage: Passage) -> Answered:
+    """Screen and speculate together: max(c_J, c_S) where serial takes c_J + c_S.
+
+    What the screen turns away has cost the small engine up to c_J seconds for nothing.
+    """
+    return await run(passage, OVERLAP)
+
+
+async def race(passage: Passage) -> Answered:
+    """Screen, speculate and let the agent begin together; whoever settles it ends the others.
+
+    max(c_J, c_S) seconds for what is accepted, L_agent for all else: a query that falls back has
+    waited for nobody. What is accepted has cost the large engine an agent's work until then. An
+    agent that answers before there is a verdict has the last word, as it would have alone.
+    """
+    return await run(passage, RACE)
+
+
+async def small_only(passage: Passage) -> Answered:
+    """Let the small model answer, whatever the gate says of it: the other baseline."""
+    return passage.give(await passage.speculate())
+
+
+async def agent_only(passage: Passage) -> Answered:
+    """Let the agent answer at once: the baseline."""
+    passage.leave_to_agent("agent_only")
+    return passage.end_with_agent("agent_only", await passage.ask_agent())
