@@ -29,8 +29,8 @@ from speceyes.events import (
     usage_by_phase,
 )
 from speceyes.phases import Passage
-from speceyes.screen import ScreenSpec
 from speceyes.policies.fixed import agent_only, serial
+from speceyes.screen import ScreenSpec
 from speceyes.types import Box, Evidence, Usage
 from tests.stand_ins import (
     ACCEPTED,

@@ -17,6 +17,7 @@ from speceyes.commands.demo import add_demo
 from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
 from speceyes.commands.grade import add_grade
+from speceyes.commands.plan import add_plan
 from speceyes.commands.report import add_report
 from speceyes.commands.scores import add_scores
 from speceyes.commands.suite import add_suite
@@ -72,6 +73,7 @@ def build_app() -> "typer.Typer":
         add_sweep,
         add_calibrate,
         add_scores,
+        add_plan,
         add_suite,
     )
     for add in every:

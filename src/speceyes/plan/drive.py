@@ -93,11 +93,17 @@ class Use:
     rented_s: float
     wasted_s: float
     company: float | None
+    seats: int
 
     @property
     def utilisation(self) -> float:
         """Share of its time in which a replica was busy."""
         return self.busy_s / self.rented_s if self.rented_s else 0.0
+
+    @property
+    def filled(self) -> float:
+        """Share of all seats that were taken, on average over time."""
+        return self.utilisation * (self.company or 0.0) / self.seats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +162,9 @@ class _Show:
     @property
     def warm_up(self) -> int:
         own = self.scenario.warm_up
-        return min(_MOST_WARM_UP, int(_WARM_UP_SHARE * self.scenario.queries)) if own is None else own
+        return (
+            min(_MOST_WARM_UP, int(_WARM_UP_SHARE * self.scenario.queries)) if own is None else own
+        )
 
     async def one(self, fate: Fate, number: int) -> None:
         self.under_way += 1
@@ -177,9 +185,7 @@ class _Show:
         self.tally.add(now_s - began_s, is_speculative=is_small, is_right=right)
 
 
-async def _simulate(
-    scenario: Scenario, *, told: list[tuple[float, str]] | None = None
-) -> Forecast:
+async def _simulate(scenario: Scenario, *, told: list[tuple[float, str]] | None = None) -> Forecast:
     screens = {"large": True, "small": False}.get(scenario.screen_by)
     stations = Stations(Station(scenario.small), Station(scenario.large), screens)
     fates: dict[str, Fate] = {}
@@ -276,4 +282,5 @@ def _use(station: Station, passed_s: float, queries: int) -> Use:
         rented_s=station.servers.replicas * passed_s * each,
         wasted_s=station.wasted_s * each,
         company=station.company,
+        seats=station.servers.seats,
     )

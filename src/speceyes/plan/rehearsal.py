@@ -14,10 +14,11 @@ import anyio
 
 from speceyes.agent import Narrator, Sight
 from speceyes.events import Event, RouteReason, Screened, TurnFinished
+from speceyes.meter import one_call
 from speceyes.phases import Attempt, Parts, Passage, Rules
 from speceyes.plan.fates import Fate
 from speceyes.plan.station import Station
-from speceyes.types import Engine, FinalAnswer, Generation, Query, Reply, ToolCall, Usage
+from speceyes.types import FinalAnswer, Generation, Query, Reply, ToolCall, Usage
 
 _NOTHING: Final = Generation("", "stop", None, 0, None, Usage.zero, "rehearsed")
 _ANSWER: Final = FinalAnswer("large")
@@ -40,7 +41,7 @@ class Rehearsal(Passage):
         if self.screener is None:
             return None
         with self._phase("screen"):
-            await self.screener.serve(self.fate.screen_s)
+            await _ask(self.screener, self.fate.screen_s)
             needs = self.fate.needs_tool
             self._tell(Screened(*self._stamp(), float(needs), needs, _NOTHING))
         return "needs_tool" if needs else None
@@ -48,7 +49,7 @@ class Rehearsal(Passage):
     async def speculate(self) -> Attempt:
         """Phases II and III."""
         with self._phase("speculate"):
-            await self.small.serve(self.fate.speculate_s)
+            await _ask(self.small, self.fate.speculate_s)
         return ACCEPTED if self.fate.accepted else REJECTED
 
     async def ask_agent(self) -> str:
@@ -57,7 +58,7 @@ class Rehearsal(Passage):
         with self._phase("fall_back"):
             last = len(fate.turns_s)
             for turn, turn_s in enumerate(fate.turns_s, 1):
-                await self.large.serve(turn_s)
+                await _ask(self.large, turn_s)
                 reply: Reply = _ANSWER if turn == last else _CALL
                 self._tell(TurnFinished(*self._stamp(), turn, _said(fate), reply))
                 if turn < last and len(fate.tools_s) >= turn and fate.tools_s[turn - 1]:
@@ -108,9 +109,10 @@ def unheard(_: Event) -> None:
     """Let an event go by."""
 
 
-def is_busy(engine: Engine) -> bool:
-    """Say if an engine tells its load."""
-    return hasattr(engine, "present_load")
+async def _ask(station: Station, work_s: float) -> None:
+    # As agent.ask does it: a call that is cut short, and tells nothing of it, is known to be.
+    with one_call():
+        await station.serve(work_s)
 
 
 def _said(fate: Fate) -> Generation:

@@ -133,7 +133,7 @@ class _Prompts:
         return _asked("screen", query)
 
     def screen_within(self, opening: Conversation, /) -> Conversation:
-        _, _, name = _words(opening[0]).partition("|")
+        name = _words(opening[0]).partition("|")[2]
         return (Message("user", (Text(f"screen|{name}"),)),)
 
     def speculate(self, query: Query, _: tuple[View, ...], /) -> Conversation:
@@ -155,7 +155,7 @@ class _Terse:
         return _asked("agent", query)
 
     def parse(self, reply: str, _: tuple[View, ...]) -> Reply:
-        word, _, told = reply.partition("|")
+        word, told = reply.partition("|")[::2]
         return FinalAnswer("large") if word == "answer" else ToolCall(_LOOK, {"at": told}, reply)
 
     def proceed(

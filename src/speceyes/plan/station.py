@@ -50,6 +50,7 @@ class Servers:
 class _Call:
     """One call: the work it takes, and, while it is served, where its replica's meter ends it."""
 
+    number: int  # as they came: of those that end together the first is first
     work_s: float
     done: asyncio.Future[None]
     replica: _Replica | None = None
@@ -107,8 +108,8 @@ class Station:
 
     async def serve(self, work_s: float) -> None:
         """Take a seat when there is one, and keep it until so much work is done."""
-        call = _Call(work_s, self._loop.create_future())
         self.calls += 1
+        call = _Call(self.calls, work_s, self._loop.create_future())
         replica = min(self._replicas, key=_count)
         if replica.count < self.servers.seats:
             self._seat(call, replica)
@@ -140,7 +141,7 @@ class Station:
             replica.heap.clear()
         replica.count += 1
         call.replica, call.ends_at = replica, replica.meter + call.work_s
-        heappush(replica.heap, (call.ends_at, self.calls, call))
+        heappush(replica.heap, (call.ends_at, call.number, call))
         self._set_timer(replica)
 
     def _set_timer(self, replica: _Replica) -> None:

@@ -66,7 +66,7 @@ def render(
     them why not; `gates` are shown where they speak of a comparison's models.
     Raises: ConfigError if jinja2 is not installed.
     """
-    page = _environment().get_template("report.html.jinja")
+    page = environment().get_template("report.html.jinja")
     sections = [
         lay_out(
             comparison,
@@ -151,7 +151,8 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Make what templates of pages are rendered by."""
     try:
         import jinja2
     except ModuleNotFoundError as error:
