@@ -151,7 +151,6 @@ class TextStack:
         Shapes: embeddings (N, C); positions (3, N); returns float32 (B, V), the logits after each
         prompt's last token.
         """
-
         sights = [self._onward_sights(s.stop - s.start, s.past) if s.past else () for s in spans]
 
         def attend(layer: int, *qkv: torch.Tensor) -> torch.Tensor:
