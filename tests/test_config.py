@@ -57,6 +57,7 @@ def test_settings_are_frozen():
     [
         ("screen_by", "medium"),
         ("screen_prompt", "other"),
+        *[("waste_budget", value) for value in (-0.1, 1.1, math.nan)],
         *[
             (field.name, value)
             for field in fields(Settings)

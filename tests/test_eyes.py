@@ -16,6 +16,7 @@ from PIL import Image as Pillow
 import speceyes
 from speceyes import Query, Settings, SpecEyes, open_picture
 from speceyes.assemble import arrange
+from speceyes.engines.http import HttpEngine
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
 from speceyes.engines.wire.settings import HttpSettings
 from speceyes.errors import (
@@ -29,6 +30,8 @@ from speceyes.events import Answered, ToolFinished
 from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.pictures import decode, encode_png
+from speceyes.policies.adaptive import Adaptive
+from speceyes.policies.named import make_policy
 from speceyes.protocols import PROTOCOLS
 from speceyes.protocols.deepeyes import DeepEyes
 from speceyes.screen import ScreenSpec
@@ -149,6 +152,37 @@ async def test_a_spec_that_is_given_goes_before_the_pairs_own(pair):
         assert (await eyes.answer(ask())).text == "disc"
     async with SpecEyes(screen=screen, gate=gate) as eyes:
         assert (await eyes.answer(ask())).reason == "needs_tool"
+
+
+async def test_the_agents_first_turn_can_screen(pair):
+    settings = Settings(screen_by="agent")
+    async with SpecEyes(policy="race", settings=settings) as eyes:
+        assert eyes.funnel.parts.screener is None
+        assert eyes.funnel.rules.agent_screens
+        assert (await eyes.answer(ask())).reason in {"needs_tool", "below_threshold"}
+
+
+@pytest.mark.parametrize("policy", ["serial", "overlap", "agent_only"])
+def test_a_first_turn_cannot_screen_where_the_agent_comes_last(policy):
+    with pytest.raises(ConfigError, match="race and adaptive") as caught:
+        SpecEyes(policy=policy, settings=Settings(screen_by="agent"))
+    assert caught.value.field == "screen_by"
+
+
+@pytest.mark.parametrize("policy", ["serial", "overlap", "race", "adaptive"])
+async def test_every_policy_that_speculates_needs_a_gate(policy):
+    with pytest.raises(ConfigError, match="none is known"):
+        await SpecEyes(small=small_says(UNSURE), large=says(RING), policy=policy).__aenter__()
+
+
+async def test_adaptive_is_given_the_budget_and_whom_to_ask_for_the_load(pair):
+    async with SpecEyes(policy="adaptive", settings=Settings(waste_budget=0.2)) as eyes:
+        policy = eyes.funnel.policy
+        assert (await eyes.answer(ask())).text == "ring"
+    assert isinstance(policy, Adaptive)
+    assert policy.waste_budget == 0.2
+    remote = make_policy("adaptive", HttpEngine("http://127.0.0.1:9/v1", model="m"), waste_budget=0)
+    assert remote.probe is not None
 
 
 async def test_the_screen_can_share_the_agents_own_opening(pair):

@@ -135,7 +135,7 @@ ROOMS: dict[str, Room] = {
     ),
     "replay": Room(("engines", "engines.replay"), ("nouns",), ("anyio", "numpy")),
     "http": Room(
-        ("engines.http", "engines.transport", "engines.dataurls"),
+        ("engines.http", "engines.server_load", "engines.transport", "engines.dataurls"),
         ("nouns", "wire", "pictures", "shelf"),
         ("aiohttp", "anyio", "msgspec"),
     ),

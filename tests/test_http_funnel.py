@@ -11,7 +11,7 @@ import pytest
 
 from speceyes.engines.http import HttpEngine, HttpSettings
 from speceyes.errors import EngineUnavailable
-from speceyes.policies.fixed import agent_only
+from speceyes.policies.fixed import agent_only, race
 from tests.stand_ins import a_funnel, a_query
 from tests.stub_server import Say, StubServer, altered, last_text, say
 
@@ -241,6 +241,24 @@ async def test_both_dead_is_an_error_and_both_back_is_an_answer():
         await pair.small.start()
         await pair.large.start()
         assert routes(await pair.settle(4)) == {("speculative", "accepted"): 4}
+
+
+# A race over servers.
+
+
+async def test_an_agent_that_loses_its_race_is_closed_at_its_server():
+    async with opened(policy=race) as pair:
+
+        def slow_turns(body):
+            is_screen = body["max_tokens"] == 1
+            return large_says(body) if is_screen else replace(large_says(body), token_s=0.5)
+
+        pair.large.script = slow_turns
+        start_s = time.monotonic()
+        assert routes(await pair.settle(3)) == {("speculative", "accepted"): 3}
+        assert time.monotonic() - start_s < 3
+        await pair.large.until(lambda server: server.disconnects == 3)
+        assert (pair.small.disconnects, pair.large.in_flight) == (0, 0)
 
 
 # Many at once.

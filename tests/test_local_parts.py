@@ -248,9 +248,9 @@ def test_a_cache_grows_without_losing_anything():
     assert torch.equal(values, -keys)
     assert torch.equal(deeper, keys + 10)
     assert cache_.next_places(torch.tensor([3, 0, 5])).tolist() == [
-        3,
-        cache_.size[1],
-        2 * cache_.size[1] + 5,
+        [3],
+        [cache_.size[1]],
+        [2 * cache_.size[1] + 5],
     ]
     cache_.move(0, 2, 3)
     assert torch.equal(cache_.views(3, 3)[0][2], keys[0])

@@ -27,7 +27,7 @@ class Busy(Protocol):
     """An engine in this process, which knows at once how busy it is."""
 
     @property
-    def load(self) -> Load:
+    def present_load(self) -> Load:
         """How busy it is now."""
         ...
 

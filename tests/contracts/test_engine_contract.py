@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 
 from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import EngineUnavailable
+from speceyes.meter import metering, one_call
 from speceyes.pictures import encode_png
 from speceyes.types import Engine, GenerateRequest, Generation, Image, Message, Text, Usage
 from tests.stub_server import Body, Reply, last_text, say, serving
@@ -243,6 +244,20 @@ async def test_cancellation_is_prompt_and_harms_nobody(opened):
                 await engine.generate(ENDLESS)
         assert scope.cancelled_caught
         assert [*got, (await engine.generate(SHORT)).text] == [want, want]
+
+
+async def test_what_a_cancelled_call_had_cost_is_noted(opened):
+    async with opened() as engine:
+        await engine.generate(SHORT)
+        with metering() as meter:
+            with anyio.move_on_after(0.1) as scope, one_call():
+                await engine.generate(ENDLESS)
+            if not scope.cancelled_caught:  # a quick engine: sooner, then
+                with anyio.move_on_after(0.01) as scope, one_call():
+                    await engine.generate(ENDLESS)
+        assert scope.cancelled_caught
+        assert (meter.notes, meter.is_whole) == (1, True)
+        assert 0 <= meter.lost.completion_tokens < ENDLESS.max_tokens
 
 
 async def test_a_closed_engine_says_so_and_may_be_closed_again(opened):

@@ -14,6 +14,7 @@ import anyio
 import msgspec
 
 from speceyes.engines.dataurls import DataUrls
+from speceyes.engines.server_load import ServerLoad
 from speceyes.engines.transport import Server, Sink, Transport
 from speceyes.engines.wire.body import chat_body, pictures_of
 from speceyes.engines.wire.heard import (
@@ -31,7 +32,8 @@ from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.engines.wire.sse import SseParser
 from speceyes.engines.wire.terms import Learnt, concede, learn, terms_for
 from speceyes.errors import ConfigError, EngineError, EngineProtocolError, EngineUnavailable
-from speceyes.types import GenerateRequest, Generation
+from speceyes.meter import note_lost
+from speceyes.types import GenerateRequest, Generation, Usage
 
 __all__ = ["HttpEngine", "HttpSettings", "ServedModel"]
 
@@ -61,6 +63,7 @@ class HttpEngine:
         self._name = name or (address if model is None else f"{address}#{model}")
         self._server = Server(address, self._name, _sound_key(key))
         self._transport = Transport(self._server, settings)
+        self._load = ServerLoad(self._server, settings)
         self._settings = settings
         self._key_env = key_env
         self._given_model = model
@@ -104,6 +107,10 @@ class HttpEngine:
         )
         return generation
 
+    def probe(self) -> ServerLoad:
+        """Give who asks the server how busy it is; closed with the engine."""
+        return self._load
+
     async def served_models(self) -> tuple[ServedModel, ...]:
         """Ask the server what it serves, and with which context. Raises: EngineError."""
         found = await self._transport.get("/models")
@@ -117,6 +124,7 @@ class HttpEngine:
     async def aclose(self) -> None:
         """Close the connections; calls under way end in EngineUnavailable."""
         await self._transport.aclose()
+        await self._load.aclose()
 
     async def _first_model(self) -> str:
         async with self._looking:
@@ -139,6 +147,9 @@ class HttpEngine:
         try:
             refusal = await self._transport.post("/chat/completions", body, open_sink)
             return refusal or sinks[-1].whole()
+        except anyio.get_cancelled_exc_class():
+            note_lost(Usage(0, None, sinks[-1].heard_tokens if sinks else 0, 0))
+            raise
         except Refused as error:
             if error.refusal.names_logprobs:  # vLLM says so within a stream that begins well
                 return error.refusal
@@ -186,6 +197,10 @@ class _Whole:
     def is_json(self) -> bool:
         return "json" in self.content_type
 
+    @property
+    def heard_tokens(self) -> int:
+        return 0
+
     def feed(self, piece: bytes) -> bool:
         self.body += piece
         return False
@@ -204,6 +219,10 @@ class _Stream:
 
     def feed(self, piece: bytes) -> bool:
         return self._take(self.parser.feed(piece))
+
+    @property
+    def heard_tokens(self) -> int:
+        return self.ear.pieces
 
     def whole(self) -> Heard:
         if not self.is_done and not self._take(self.parser.end()):

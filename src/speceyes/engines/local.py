@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
-from anyio import to_thread
+from anyio import get_cancelled_exc_class, to_thread
 from transformers import AutoConfig
 
 from speceyes.engines.checkpoint import Checkpoint, fault_of, load_checkpoint, loading
@@ -32,6 +32,8 @@ from speceyes.engines.stock_prompt import StockPromptWriter
 from speceyes.engines.transcript import TokenTexts, Transcript
 from speceyes.engines.worker import LocalLimits, ModelThread, Steps, Tally, Ticket
 from speceyes.errors import ConfigError, EngineError, EngineUnavailable
+from speceyes.load import Load
+from speceyes.meter import note_lost
 from speceyes.types import Evidence, GenerateRequest, Generation, Usage
 
 _DEFAULT_LIMITS: Final = LocalLimits()
@@ -129,12 +131,21 @@ class LocalEngine:
         """What it has done since it was made."""
         return replace(self._tally)
 
+    @property
+    def present_load(self) -> Load:
+        """How many requests are in the batch now, and how many wait."""
+        return self._open().thread.load
+
     async def generate(self, request: GenerateRequest) -> Generation:
         """Go on with the conversation. If cancelled, the row leaves the batch at the next step."""
         parts = self._open()
         check_request(request)
         write, context_tokens = parts.machinery.writer.write, parts.machinery.context_tokens
-        prompt = await to_thread.run_sync(write, request, abandon_on_cancel=True)
+        try:
+            prompt = await to_thread.run_sync(write, request, abandon_on_cancel=True)
+        except get_cancelled_exc_class():
+            note_lost(Usage.zero)  # the model had not begun
+            raise
         max_tokens = min(request.max_tokens, context_tokens - len(prompt))
         transcript = Transcript(
             parts.texts, end_ids=parts.end_ids, stop=request.stop, max_tokens=max_tokens
@@ -144,6 +155,9 @@ class LocalEngine:
         parts.thread.submit(ticket)
         try:
             await ticket.done.wait()
+        except get_cancelled_exc_class():
+            note_lost(_usage(row) if ticket.is_taken else Usage.zero)
+            raise
         finally:
             ticket.is_abandoned = True
         if ticket.error is not None:
@@ -176,12 +190,7 @@ class LocalEngine:
             stop_string=transcript.stop_string,
             token_count=len(transcript.token_ids),
             evidence=_evidence(row, texts) if row.top_k else None,
-            usage=Usage(
-                prompt_tokens=len(row.prompt),
-                cached_tokens=row.reused_tokens,
-                completion_tokens=transcript.drawn_tokens,
-                images=len(row.prompt.pictures),
-            ),
+            usage=_usage(row),
             engine=self._name,
         )
 
@@ -224,6 +233,15 @@ def _context_tokens(
 ) -> int:
     asked = limits.max_context_tokens or checkpoint.max_positions
     return min(asked, checkpoint.max_positions, batch.limit_tokens)
+
+
+def _usage(row: Row[Any]) -> Usage:
+    return Usage(
+        prompt_tokens=len(row.prompt),
+        cached_tokens=row.reused_tokens,
+        completion_tokens=row.transcript.drawn_tokens,
+        images=len(row.prompt.pictures),
+    )
 
 
 def _evidence(row: Row[Any], texts: TokenTexts) -> Evidence:

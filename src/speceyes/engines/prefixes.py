@@ -25,7 +25,7 @@ Marks: TypeAlias = npt.NDArray[np.int64]
 class Kept:
     """The longest beginning that was found: `tokens` in all, part after part.
 
-    Shapes: each part (L, 2, T, Hk, D), as in keyvalues.py.
+    Shapes: each part (L, 2, Hk, T, D), as in keyvalues.py.
     """
 
     tokens: int = 0
@@ -37,7 +37,7 @@ class _Node:
 
     def __init__(self, marks: Marks, values: torch.Tensor, parent: _Node | None) -> None:
         self.marks = marks
-        self.values = values  # (L, 2, T, Hk, D)
+        self.values = values  # (L, 2, Hk, T, D)
         self.parent = parent
         self.children: dict[bytes, _Node] = {}
 
@@ -50,7 +50,8 @@ class PrefixTree:
     """Keep keys and values by prefix, up to `limit_bytes`; any thread may use it.
 
     Invariants: a node was used no earlier than what follows it, so the one used longest ago is
-    always a leaf; values are copies of its own.
+    always a leaf. Values are copies; the parts of a node that was split go on sharing theirs until
+    one of them is let go.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -73,7 +74,7 @@ class PrefixTree:
         with self._lock:
             path = self._walk(marks[:most])
             self._touch(path[-1][0] if path else None)
-            parts = tuple(node.values[:, :, :count] for node, count in path)
+            parts = tuple(node.values[..., :count, :] for node, count in path)
             return Kept(sum(count for _, count in path), parts)
 
     def keep(self, marks: Marks, read: Callable[[int, int], torch.Tensor]) -> None:
@@ -123,10 +124,10 @@ class PrefixTree:
 
     def _split(self, node: _Node, count: int) -> _Node:
         """Part a node in two; give the first of them."""
-        head = _Node(node.marks[:count].copy(), node.values[:, :, :count].clone(), node.parent)
+        head = _Node(node.marks[:count].copy(), node.values[..., :count, :], node.parent)
         self._children(node.parent)[_key(head.marks)] = head
         node.marks = node.marks[count:].copy()
-        node.values = node.values[:, :, count:].clone()
+        node.values = node.values[..., count:, :]
         node.parent = head
         head.children[_key(node.marks)] = node
         self._used[head] = None
@@ -141,6 +142,10 @@ class PrefixTree:
         del self._used[leaf]
         del self._children(leaf.parent)[_key(leaf.marks)]
         self._held_bytes -= leaf.size_bytes
+        above = leaf.parent
+        while above is not None and _is_shared(above.values, leaf.values):
+            above.values = above.values.clone()  # or it would hold on to all of what is let go
+            above = above.parent
 
     def _children(self, node: _Node | None) -> dict[bytes, _Node]:
         return self._roots if node is None else node.children
@@ -163,6 +168,10 @@ def picture_mark(digest: str) -> Marks:
     """Mark the tokens of a picture, all alike: (1, 2), 128 bits that follow from its digest."""
     bits = hashlib.blake2b(digest.encode(), digest_size=16).digest()
     return np.frombuffer(bits, dtype=np.int64).reshape(1, 2)
+
+
+def _is_shared(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr())
 
 
 def _key(marks: Marks) -> bytes:

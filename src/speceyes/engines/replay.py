@@ -81,7 +81,7 @@ class ReplayEngine:
         self._used: dict[str, int] = {}  # by digest; "" counts along a list
 
     @property
-    def load(self) -> Load:
+    def present_load(self) -> Load:
         """How many calls are served, and how many wait."""
         served = self.in_flight
         if self._max_batch is not None:

@@ -151,17 +151,18 @@ class TextStack:
         Shapes: embeddings (N, C); positions (3, N); returns float32 (B, V), the logits after each
         prompt's last token.
         """
+        sights = [self._onward_sights(s.stop - s.start, s.past) if s.past else () for s in spans]
 
         def attend(layer: int, *qkv: torch.Tensor) -> torch.Tensor:
             rows = []
-            for span in spans:
+            for span, sight in zip(spans, sights, strict=True):
                 if span.lender is not None:
                     cache.lend(layer, span.lender, target=span.slot, count=span.past)
                 own = tuple(t[span.start : span.stop] for t in qkv)
                 if span.past:
                     places = span.past + span.stop - span.start
                     keys, values = cache.view(layer, span.slot, places)
-                    rows.append(self._attend_onward(own[0], keys, values, past=span.past))
+                    rows.append(self._attend_onward(own[0], keys, values, sights=sight))
                 else:
                     rows.append(self._attend_causally(*own))
             return torch.cat(rows) if len(rows) > 1 else rows[0]
@@ -249,27 +250,37 @@ class TextStack:
         )
         return attended[0].transpose(0, 1).flatten(1)  # (T, Hq D)
 
+    def _onward_sights(self, count: int, past: int) -> tuple[torch.Tensor, ...]:
+        """Say what tokens after a past do not see, some at a time: biases (G * T, S) each."""
+        sights = []
+        for first in range(past, past + count, _ONWARD_STEP):
+            seen = min(first + _ONWARD_STEP, past + count)
+            hidden = torch.ones(seen - first, seen, dtype=torch.bool, device=self.device)
+            bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+            bias.masked_fill_(hidden.triu(first + 1), -torch.inf)
+            sights.append(bias.repeat(self._group, 1))
+        return tuple(sights)
+
     def _attend_onward(
-        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, past: int
+        self,
+        q: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        sights: Sequence[torch.Tensor],
     ) -> torch.Tensor:
         """Let queries (T, Hq, D) see the past and themselves: keys, values (Hk, past + T, D)."""
         attended = []
-        for part in q.split(_ONWARD_STEP):
-            count = len(part)
-            seen = past + count
+        for part, bias in zip(q.split(_ONWARD_STEP), sights, strict=True):
+            count, seen = len(part), bias.shape[1]
             # The queries of a group share their keys: they stand side by side.
             grouped = part.view(count, self._key_heads, self._group, self._head_dim)
             side_by_side = grouped.permute(1, 2, 0, 3).flatten(1, 2)[None]
-            mask = torch.ones(count, seen, dtype=torch.bool, device=q.device).tril(past)
             out = functional.scaled_dot_product_attention(
-                side_by_side,
-                keys[None, :, :seen],
-                values[None, :, :seen],
-                mask.repeat(self._group, 1),
+                side_by_side, keys[None, :, :seen], values[None, :, :seen], bias
             )
             apart = out[0].unflatten(1, (self._group, count)).permute(2, 0, 1, 3)
             attended.append(apart.flatten(1))
-            past = seen
         return torch.cat(attended) if len(attended) > 1 else attended[0]
 
     def _think(self, layer: _Layer, x: torch.Tensor) -> torch.Tensor:

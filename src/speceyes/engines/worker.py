@@ -19,6 +19,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from speceyes.engines.decode import Row
 from speceyes.errors import ConfigError, EngineError, EngineUnavailable
+from speceyes.load import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Ticket:
         self.row = row
         self.reserved_tokens = reserved_tokens
         self.is_abandoned = False
+        self.is_taken = False  # out of the queue, so that its prompt is read in any case
         self.error: EngineError | None = None
         self.done = anyio.Event()
         self._loop: EventLoopToken = current_token()
@@ -137,6 +139,11 @@ class ModelThread:
         self._is_closed = False
         self._thread: threading.Thread | None = None
         self._defect: BaseException | None = None
+
+    @property
+    def load(self) -> Load:
+        """How many rows are in the batch, and how many requests wait to be."""
+        return Load(running=len(self._running), waiting=len(self._waiting))
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket. Raises: EngineUnavailable once closed."""
@@ -204,6 +211,7 @@ class ModelThread:
                 elif (group and is_too_much) or not self._can_join(ticket, group):
                     break
                 else:
+                    ticket.is_taken = True
                     group.append(self._waiting.popleft())
         return group
 

@@ -34,6 +34,7 @@ DEFAULT_WASTE_BUDGET: Final = 0.5
 _FIRST_QUERIES: Final = 4  # that may race before anything is known
 _FRESH_S: Final = 0.5  # a load told by a server is asked for anew after this
 _STALE_S: Final = 5.0  # and counts for nothing after this
+_LEAST_DELAY: Final = 0.05
 _DOUBT: Final = 0.5  # of a query about which nothing is known
 _PACE: Final = 50.0  # tokens a second, until some were counted
 
@@ -66,8 +67,9 @@ def choose(outlook: Outlook, *, waste_budget: float) -> Start:
 
         start the agent at once   if  (1 - p) * t  >  p * t * delay,   that is, delay < (1 - p) / p
 
-    and t is of no account. The delay is 0 in an engine with room. Where calls wait in a queue it is
-    the queue's length per seat; where all that run share one processor, how much longer a call
+    and t is of no account. The delay is 0 in an engine with room; it counts as a little more, for
+    what the query's own calls take from each other, and for power. Where calls wait in a queue it
+    is the queue's length per seat; where all that run share one processor, how much longer a call
     takes than alone. Nobody's own gain counts that others pay for: racing always looks well to the
     query that races, also where it makes the mean worse. An all-hard suite (p = 0) races at any
     load, since nothing is wasted; an all-easy one only where there is room.
@@ -89,7 +91,7 @@ def choose(outlook: Outlook, *, waste_budget: float) -> Start:
 def _is_worth(p_needed: float, delay: float | None, queries: int) -> bool:
     if delay is None:
         return queries <= _FIRST_QUERIES
-    return p_needed > (1.0 - p_needed) * delay
+    return p_needed > (1.0 - p_needed) * max(delay, _LEAST_DELAY)
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class _Counter:
 
     def load(self) -> Load | None:
         if isinstance(self.engine, Busy):
-            return self.engine.load
+            return self.engine.present_load
         return self.told if anyio.current_time() - self.told_at_s < _STALE_S else None
 
     def delay(self) -> float | None:
@@ -137,8 +139,8 @@ class Adaptive:
     def __init__(
         self, *, waste_budget: float = DEFAULT_WASTE_BUDGET, probe: LoadProbe | None = None
     ) -> None:
-        self._waste_budget = waste_budget
-        self._probe = probe
+        self.waste_budget = waste_budget
+        self.probe = probe
         self._queries = 0
         self._counters: dict[int, _Counter] = {}
         self._accepted = Mean(_DOUBT)
@@ -149,10 +151,10 @@ class Adaptive:
 
     async def __call__(self, passage: Passage) -> Answered:
         """Take a query to its end. Raises: the error of the phase that was decisive."""
-        large = self._counter(passage.parts.agent.engine, self._probe)
+        large = self._counter(passage.parts.agent.engine, self.probe)
         small = self._counter(passage.parts.small)
         with self._counted():
-            start = choose(self.outlook(passage), waste_budget=self._waste_budget)
+            start = choose(self.outlook(passage), waste_budget=self.waste_budget)
             listener = _Listener(passage, self._screened, large=large, small=small)
             ended: Answered | Exception
             async with anyio.create_task_group() as tasks:
@@ -173,7 +175,7 @@ class Adaptive:
         return Outlook(
             p_accepted=self._accepted.value,
             p_screened=1.0 if parts.screener is None else self._screened.value,
-            large_delay=self._counter(parts.agent.engine, self._probe).delay(),
+            large_delay=self._counter(parts.agent.engine, self.probe).delay(),
             small_delay=self._counter(parts.small).delay(),
             wasted=self._wasted_tokens.value / max(self._agent_tokens.value, 1.0),
             queries=self._queries,

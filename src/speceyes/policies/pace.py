@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _LEAST_SAMPLES: Final = 8
+_CHANCE: Final = 0.25  # calls squared: a spread of company that tells nothing yet
 _LEAST_SHARE: Final = 0.05  # of the mean, that a call without company takes at least
 
 
@@ -60,13 +61,13 @@ class Line:
         >>> line = Line()
         >>> for company in (0, 1, 2, 3) * 6:
         ...     line.add(company, 2.0 + 1.0 * company)
-        >>> 0.5 < line.delay(2) < 1.0
+        >>> 0.7 < line.delay(2) < 1.0
         True
         """
         if self._weight < _LEAST_SAMPLES * self.keep**_LEAST_SAMPLES:
             return None
         x, y = self._x / self._weight, self._y / self._weight
         variance = self._xx / self._weight - x * x
-        slope = max(0.0, (self._xy / self._weight - x * y) / (variance + 1.0))
+        slope = max(0.0, (self._xy / self._weight - x * y) / (variance + _CHANCE))
         alone = max(y - slope * x, _LEAST_SHARE * y)
         return slope * company / alone if alone > 0.0 else 0.0

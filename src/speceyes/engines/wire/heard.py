@@ -160,6 +160,11 @@ class Ear:
         if choice.finish_reason is not None:
             self._last = choice
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces with words in them have come: a token each, on most servers."""
+        return sum(1 for text in self._text if text)
+
     def whole(self) -> Heard:
         """Give the reply. Raises: Unreadable if its end is missing."""
         if self._last is None:

@@ -1,0 +1,252 @@
+"""How fast is each policy on the built-in pair? All take turns on the same items, many times over.
+
+In every repetition each policy, and the agent alone on the same engines, answers the same fresh
+items, each time another one first; engines forget what they keep before each turn. A policy's
+figure is the agent's wall time over its own, repetition by repetition: the median of those ratios
+is what counts, and their range is its spread. Prints one JSON document, last.
+
+    python benchmarks/policies_pair.py --items 24 --repetitions 5 --concurrency 1 6
+    python benchmarks/policies_pair.py --vllm --concurrency 1 6 16 64   (make vllm, before)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+
+from speceyes.bench.contenders import Forgetful  # noqa: E402
+from speceyes.bench.grade import grade  # noqa: E402
+from speceyes.bench.items import Item  # noqa: E402
+from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
+from speceyes.builtin.pair import BUILTIN, load  # noqa: E402
+from speceyes.builtin.suite import draw_item, draw_items  # noqa: E402
+from speceyes.config import Settings  # noqa: E402
+from speceyes.events import usage_by_phase, wasted  # noqa: E402
+from speceyes.funnel import Funnel, Outcome  # noqa: E402
+from speceyes.policies.adaptive import Adaptive  # noqa: E402
+from speceyes.policies.fixed import agent_only, overlap, race, serial  # noqa: E402
+from speceyes.types import Engine  # noqa: E402
+
+SUITES = {"easy": False, "hard": True, "mixed": None}  # is_hard
+AGENT = "agent"
+POLICIES = (AGENT, "serial", "overlap", "race", "race-agent", "adaptive")
+WARM_UP_ITEMS = 4
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one policy made of one repetition's items."""
+
+    policy: str
+    seconds: float
+    mean_s: float
+    right: int
+    failed: int
+    accepted: int
+    agent_first: int
+    wasted_tokens: int
+    agent_tokens: int
+
+
+def items_of(suite: str, *, seed: int) -> Iterator[Item]:
+    """Draw items without end: easy ones, hard ones, or as they come."""
+    index = 0
+    while True:
+        item = draw_item(index, seed=seed)
+        index += 1
+        if SUITES[suite] is None or item.is_hard == SUITES[suite]:
+            yield item
+
+
+def funnel_of(name: str, base: Funnel) -> Funnel:
+    """Make a policy's funnel on the same engines. `race-agent`: the agent's first turn screens."""
+    parts, rules = base.parts, base.rules
+    if name == "race-agent":
+        return Funnel(replace(parts, screener=None), replace(rules, agent_screens=True), race)
+    fixed = {AGENT: agent_only, "serial": serial, "overlap": overlap, "race": race}
+    return Funnel(parts, rules, fixed[name] if name in fixed else Adaptive())
+
+
+async def take_turn(name: str, funnel: Funnel, items: Sequence[Item], *, concurrency: int) -> Turn:
+    """Let one policy answer all items."""
+    truths = {item.query.query_id: item for item in items}
+    began_s, outcomes = time.perf_counter(), list[Outcome]()
+    async for outcome in funnel.answer_many(
+        [item.query for item in items], concurrency=concurrency
+    ):
+        outcomes.append(outcome)
+    seconds = time.perf_counter() - began_s
+    answers = [one.answer for one in outcomes if one.answer is not None]
+    reasons = Counter(answer.reason for answer in answers)
+    said = [usage_by_phase(one.trace).get("fall_back") for one in outcomes]
+    return Turn(
+        policy=name,
+        seconds=seconds,
+        mean_s=statistics.fmean(one.trace[-1].at_s for one in outcomes),
+        right=sum(_is_right(answer.text, truths[answer.query_id]) for answer in answers),
+        failed=len(outcomes) - len(answers),
+        accepted=reasons["accepted"],
+        agent_first=reasons["agent_first"],
+        wasted_tokens=sum(wasted(one.trace).completion_tokens for one in outcomes),
+        agent_tokens=sum(usage.completion_tokens for usage in said if usage is not None),
+    )
+
+
+def _is_right(text: str, item: Item) -> bool:
+    return grade(text, item.answer, item.query.options).is_right
+
+
+async def measure(
+    base: Funnel, asked: argparse.Namespace, *, suite: str, concurrency: int
+) -> dict[str, Any]:
+    """Let all policies take their turns on one suite."""
+    drawn = items_of(suite, seed=asked.seed)
+    engines = (base.parts.small, base.parts.agent.engine)
+    turns: list[list[Turn]] = []
+    funnels = {name: funnel_of(name, base) for name in asked.policy}
+    for name, funnel in funnels.items():
+        async with funnel:
+            warm = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
+            await take_turn(name, funnel, warm, concurrency=concurrency)
+    for repetition in range(asked.repetitions):
+        items = list(islice(drawn, asked.items))
+        shift = repetition % len(asked.policy)
+        round_: list[Turn] = []
+        for name in asked.policy[shift:] + asked.policy[:shift]:
+            for engine in engines:
+                if isinstance(engine, Forgetful):
+                    engine.forget()
+            async with funnels[name] as funnel:
+                round_.append(await take_turn(name, funnel, items, concurrency=concurrency))
+        turns.append(round_)
+        _tell(f"{suite}, concurrency {concurrency}: repetition {repetition + 1} done")
+    found = [_figure(name, turns, asked.items) for name in asked.policy]
+    for figure in found:
+        print(f"{suite:6} {concurrency:3} {figure['policy']:11} {_line(figure)}", flush=True)
+    return {"suite": suite, "concurrency": concurrency, "figures": found}
+
+
+def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str, Any]:
+    mine = [next(t for t in round_ if t.policy == name) for round_ in turns]
+    alone = [next(t for t in round_ if t.policy == AGENT) for round_ in turns]
+    ratios = [a.seconds / m.seconds for a, m in zip(alone, mine, strict=True)]
+    count, agent_tokens = items * len(mine), sum(t.agent_tokens for t in mine)
+    accepted = sum(t.accepted for t in mine) / count
+    return {
+        "policy": name,
+        "ratios": ratios,
+        "median": statistics.median(ratios),
+        "range": [min(ratios), max(ratios)],
+        "limit": None if accepted == 1.0 else 1.0 / (1.0 - accepted),
+        "mean_s": statistics.fmean(t.mean_s for t in mine),
+        "right": sum(t.right for t in mine) / count,
+        "failed": sum(t.failed for t in mine),
+        "accepted": accepted,
+        "agent_first": sum(t.agent_first for t in mine) / count,
+        "wasted": sum(t.wasted_tokens for t in mine) / max(1, agent_tokens),
+    }
+
+
+def _line(figure: dict[str, Any]) -> str:
+    low, high = figure["range"]
+    return (
+        f"{figure['median']:5.2f}x ({low:.2f}-{high:.2f})  mean {figure['mean_s']:.3f} s  "
+        f"right {figure['right']:.3f}  accepted {figure['accepted']:.2f}  "
+        f"first {figure['agent_first']:.2f}  wasted {figure['wasted']:.2f}"
+    )
+
+
+@asynccontextmanager
+async def assembled(small: Engine, large: Engine, settings: Settings) -> AsyncIterator[Funnel]:
+    """Open the pair's funnel; its policy is of no account here."""
+    from speceyes import SpecEyes
+
+    screen = None if settings.screen_prompt else BUILTIN.screen
+    eyes = SpecEyes(
+        small=small,
+        large=large,
+        protocol=BUILTIN.protocol,
+        gate=BUILTIN.gate,
+        screen=screen,
+        settings=settings,
+    )
+    async with eyes:
+        yield eyes.funnel
+    for engine in (small, large):
+        await engine.aclose()
+
+
+async def run(asked: argparse.Namespace, small: Engine, large: Engine) -> list[Any]:
+    """Measure each suite at each concurrency, on one pair of engines."""
+    settings = Settings(screen_prompt=asked.screen_prompt)
+    async with assembled(small, large, settings) as base:
+        return [
+            await measure(base, asked, suite=suite, concurrency=concurrency)
+            for suite in asked.suite
+            for concurrency in asked.concurrency
+        ]
+
+
+def over_vllm(asked: argparse.Namespace) -> list[Any]:
+    """Measure on two real vLLM servers, which forget before each turn."""
+    from benchmarks.vllm import Forgetting
+    from tests.e2e.vllm_server import serve_pair
+
+    with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:
+        work = partial(run, asked, Forgetting(pair.small), Forgetting(pair.large))
+        return anyio.run(work)
+
+
+def main() -> None:
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=24, help="of each repetition")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6])
+    parser.add_argument("--suite", nargs="+", choices=list(SUITES), default=list(SUITES))
+    parser.add_argument("--policy", nargs="+", choices=POLICIES, default=list(POLICIES))
+    parser.add_argument("--screen-prompt", choices=["paper", "shared"])
+    parser.add_argument("--seed", type=int, default=20260712)
+    parser.add_argument("--vllm", action="store_true")
+    asked = parser.parse_args()
+    if asked.policy[0] != AGENT:
+        asked.policy = [AGENT, *(name for name in asked.policy if name != AGENT)]
+    runs = over_vllm(asked) if asked.vllm else anyio.run(run, asked, load("small"), load("large"))
+    told = {
+        "benchmark": "policies_pair",
+        "engines": "vllm" if asked.vllm else "local",
+        "items": asked.items,
+        "repetitions": asked.repetitions,
+        "seed": asked.seed,
+        "screen_prompt": asked.screen_prompt,
+        "runs": runs,
+        "commit": read_commit(),
+        "versions": read_versions(),
+        "machine": asdict(read_machine()),
+    }
+    print(json.dumps(told))
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
