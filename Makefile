@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 FAST := not slow and not e2e and not gpu
 
-.PHONY: help setup demo test check lint types docs wheel format e2e harnesses vllm train clean
+.PHONY: help setup demo test check lint types docs wheel format e2e harnesses vllm clients train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,11 +58,14 @@ format: $(VENV)/.ready-dev ## rewrite the code as `make lint` wants it
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-e2e: $(VENV)/.ready-dev harnesses vllm ## the slower tests: whole programs, real engines, a real vLLM
+e2e: $(VENV)/.ready-dev harnesses vllm clients ## the slower tests: whole programs, real engines, a real vLLM
 	@$(BIN)/python -m pytest -m "(slow or e2e) and not gpu" $(ARGS)
 
 vllm: $(VENV)/.created ## the server of the e2e tests, in build/vllm (3.6 GB; made once)
 	@$(BIN)/python tests/e2e/vllm_env.py --torch "$(TORCH)"
+
+clients: $(VENV)/.created ## LiteLLM and other clients of the gateway, in build/clients (900 MB; made once)
+	@$(BIN)/python tests/e2e/clients_env.py
 
 harnesses: $(VENV)/.ready ## inspect_ai and lmms-eval, in build/harness (300 MB; made once)
 	@$(BIN)/python tests/e2e/harness_env.py

@@ -73,13 +73,13 @@ class Progress:
         print(words, file=sys.stderr, flush=True)
 
 
-async def measure(pair: Pair, plan: Plan) -> Summary:
+async def measure(pair: Pair, plan: Plan, protocol: str) -> Summary:
     """Let both methods answer all items on both servers."""
     small, large = Forgetting(pair.small), Forgetting(pair.large)
     eyes = SpecEyes(
         small=small,
         large=large,
-        protocol=BUILTIN.protocol,
+        protocol=BUILTIN.protocols[protocol],
         gate=BUILTIN.gate,
         screen=BUILTIN.screen,
     )
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=48)
     parser.add_argument("--seed", type=int, default=20260412)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--protocol", choices=tuple(BUILTIN.protocols), default="deepeyes")
     asked = parser.parse_args()
     suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
     warm_up = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
@@ -152,9 +153,13 @@ def main() -> None:
         for concurrency in asked.concurrency
     ]
     with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:
-        runs = [figures(anyio.run(measure, pair, plan), plan.concurrency) for plan in plans]
+        runs = [
+            figures(anyio.run(measure, pair, plan, asked.protocol), plan.concurrency)
+            for plan in plans
+        ]
     document = {
         "benchmark": "vllm",
+        "protocol": asked.protocol,
         "items": asked.items,
         "seed": asked.seed,
         "runs": runs,

@@ -147,6 +147,10 @@ class Words:
     def speculate(query, views):
         return (_user(f"speculate|{query.question}", views),)
 
+    @staticmethod
+    def answer_briefly(_query):
+        return "Be brief."
+
 
 NO_TOOL = Take(scripted_screen(0.1), 1.0)
 SURE = Take(scripted("small words", separability=8.0, k=16), 2.0)

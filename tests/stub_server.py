@@ -185,6 +185,11 @@ class StubServer:
         """Reply to nobody until so many requests are in flight together, and then to all."""
         self._wanted, self._enough = count, asyncio.Event()
 
+    def release(self) -> None:
+        """Reply to all that are held, and hold no more."""
+        self._wanted = 0
+        self._enough.set()
+
     async def until(self, is_so: Callable[[StubServer], bool], *, within_s: float = 5.0) -> None:
         """Wait until something is so of this server."""
         async with asyncio.timeout(within_s):

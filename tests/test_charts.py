@@ -54,6 +54,10 @@ def test_ticks_are_round_inside_and_in_order(low, span, count):
     assert all(low - slack <= float(t.label) <= low + span + slack for t in ticks)
 
 
+def test_a_short_axis_has_a_tick_where_few_are_wanted():
+    assert [tick.label for tick in Axis(5.3, 9.6, 0.0, 100.0).ticks(2)] == ["6", "8"]
+
+
 @given(st.floats(1e-3, 1e3), st.floats(1.6, 1e3))
 def test_a_logarithmic_axis_has_ticks_and_equal_ratios_take_equal_room(low, ratio):
     axis = Axis(low, low * ratio * ratio, 0.0, 100.0, is_log=True)

@@ -33,10 +33,13 @@ from speceyes.pictures import decode, encode_png
 from speceyes.policies.adaptive import Adaptive
 from speceyes.policies.named import make_policy
 from speceyes.protocols import PROTOCOLS
+from speceyes.protocols.closer import Closer
 from speceyes.protocols.deepeyes import DeepEyes
+from speceyes.protocols.thyme import Thyme
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
 from speceyes.types import Image, Text, View
+from tests.walls import needs_walls
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +85,9 @@ async def wait_for(condition):
             await anyio.sleep(0.001)
 
 
+VIEWED = DeepEyes(min_px=112 * 112, max_px=112 * 112)
+
+
 class Pair:
     """Stands in for the built-in pair's module."""
 
@@ -91,7 +97,9 @@ class Pair:
         self.BUILTIN = SimpleNamespace(
             gate=GATE,
             screen=ScreenSpec(top_logprobs=7),
-            protocol=DeepEyes(min_px=112 * 112, max_px=112 * 112),
+            protocols={"deepeyes": VIEWED, "thyme": Thyme(min_px=112 * 112, max_px=112 * 112)},
+            closer=Closer(extent=None),
+            closer_gate=None,
         )
 
     def load(self, role):
@@ -291,7 +299,7 @@ def test_an_unknown_name_is_refused_when_made(field, setting):
 
 
 async def test_the_built_in_model_is_not_asked_in_a_protocol_it_never_learnt(pair):
-    with pytest.raises(ConfigError, match="speaks deepeyes, not mini-o3") as caught:
+    with pytest.raises(ConfigError, match="speaks deepeyes and thyme, not mini-o3") as caught:
         async with SpecEyes(protocol="mini-o3"):
             pass
     assert caught.value.field == "protocol"
@@ -444,9 +452,15 @@ async def test_a_releases_own_wording_goes_to_the_model():
 async def test_the_built_in_model_can_be_given_other_words(pair):
     async with SpecEyes(system_prompt="Look twice.") as eyes:
         protocol = eyes.funnel.parts.agent.protocol
-    assert protocol == replace(
-        DeepEyes(min_px=112 * 112, max_px=112 * 112), system_prompt="Look twice."
-    )
+    assert protocol == replace(VIEWED, system_prompt="Look twice.")
+
+
+@needs_walls
+async def test_the_built_in_model_is_asked_in_the_protocol_named(pair):
+    async with SpecEyes(protocol="thyme") as eyes:
+        agent = eyes.funnel.parts.agent
+    assert agent.protocol == pair.BUILTIN.protocols["thyme"]
+    assert set(agent.tools) == {"image_zoom_in_tool", "python"}
 
 
 @pytest.mark.parametrize("field", ["system_prompt", "user_prompt"])

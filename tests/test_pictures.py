@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -86,6 +87,34 @@ def test_what_cannot_be_used_has_a_name_and_a_field(data, error):
         open_picture(data)
     assert type(caught.value) is error
     assert caught.value.field == "picture"
+
+
+EMPTY_GIF = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
+FRAME = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(two_halves(), "JPEG")[:2] + b"\xff" * 8_000_000 + saved(two_halves(), "JPEG")[2:],
+        saved(two_halves(), "JPEG")[:2] + b"\xff\xfe\0\x02" * 2_000_000,
+        EMPTY_GIF + FRAME + b"\x01\0" * 4_000_000,
+        EMPTY_GIF + b"\x21\xfe" + b"\x01a" * 4_000_000,
+    ],
+    ids=["jpeg of padding", "jpeg of empty parts", "gif of one-byte blocks", "gif of comments"],
+)
+def test_a_header_that_does_not_end_is_not_read_to_its_end(data):
+    began_s = time.process_time()
+    with pytest.raises(PictureTruncated, match="does not come to an end"):
+        open_picture(data)
+    assert time.process_time() - began_s < 2.0  # it was 7 s and more
+
+
+def test_an_honest_header_may_be_read_in_as_many_steps_as_it_needs():
+    noise = Image.effect_noise((2000, 2000), 100).convert("P")
+    data = saved(noise, "GIF", save_all=True, append_images=[noise.rotate(90)])
+    assert not open_picture(data).is_plain
+    assert open_picture(saved(noise.convert("RGB"), "PNG", compress_level=0)).is_plain
 
 
 def test_a_missing_file_and_a_folder_are_unreadable(tmp_path):

@@ -78,7 +78,7 @@ def test_a_whole_file(tmp_path):
 
 def test_the_file_that_the_readme_shows_can_be_loaded(tmp_path):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    [shown] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    shown, *_ = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)  # the gateway's come after it
     choices = load_settings(written(tmp_path, shown))
     assert choices.small == "http://127.0.0.1:8001/v1"
     assert choices.gate.small_model == "Qwen/Qwen3-VL-2B-Instruct"

@@ -18,7 +18,7 @@ import numpy as np
 from speceyes import prompts
 from speceyes.bench.grade import grade
 from speceyes.bench.stats import auroc
-from speceyes.builtin.pair import CALIBRATION, load, view_protocol
+from speceyes.builtin.pair import CALIBRATION, load, view_protocols
 from speceyes.builtin.suite import draw_items
 from speceyes.gate import GateSpec, check_evidence, score
 from speceyes.pictures import DecodedPictures
@@ -41,7 +41,7 @@ class Observed:
 
 async def observe(count: int, seed: int, screen: ScreenSpec) -> list[Observed]:
     """Screen and speculate on every item, one after the other."""
-    small, large, protocol = load("small"), load("large"), view_protocol()
+    small, large, protocol = load("small"), load("large"), view_protocols()[0]
     observed = []
     for item in draw_items(count, seed=seed, stream="calibration"):
         picture = item.query.pictures[0]

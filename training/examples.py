@@ -17,6 +17,7 @@ from training.pool import CROPS, Pool
 from training.transcripts import Transcript
 
 PNG_SHARE = 0.75
+TWICE_SHARE = 0.3
 Maker = Callable[[np.random.Generator, Pool, int], Transcript]
 Asker = Callable[[np.random.Generator, Pool, int], Asked]
 
@@ -90,6 +91,14 @@ def _relation(rng: np.random.Generator, pool: Pool, i: int) -> Asked:
     return ask_relation(rng, pool.crop_things[i]) or _asked(rng, pool, i)
 
 
+def _closer(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
+    asked, crops = _asked(rng, pool, i), (pool.crop_things[i], pool.crop_boxes[i])
+    # Whatever was said first: it must not be copied, nor taken for wrong.
+    doubted = str(rng.choice(asked.options or ("yes", "no")))
+    looks = 2 if rng.random() < TWICE_SHARE else 1
+    return transcripts.looking_closer(asked, crops, doubted=doubted, looks=looks)
+
+
 MAKERS: dict[str, Maker] = {
     "list": lambda rng, pool, i: transcripts.list_view(rng, pool.scenes[i]),
     "places": lambda rng, pool, i: transcripts.list_view(rng, pool.scenes[i], looks=False),
@@ -105,6 +114,7 @@ MAKERS: dict[str, Maker] = {
     ),
     "relation": lambda rng, pool, i: transcripts.speculation(_relation(rng, pool, i)),
     "answer": lambda rng, pool, i: transcripts.speculation(_asked(rng, pool, i)),
+    "closer": _closer,
     "agent": _agent(_single),
     "agent_existence": _agent(_existence),
     "agent_first": _first(_agent(_asked)),

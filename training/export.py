@@ -102,12 +102,15 @@ def main() -> None:
     parser.add_argument("role", choices=("small", "large"))
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, help="the large one's, if it has grown")
+    parser.add_argument("--out", type=Path, help="a folder of its own; else it is what ships")
     a = parser.parse_args()
-    folder = MODELS / a.role
+    folder = a.out or MODELS / a.role
+    folder.mkdir(parents=True, exist_ok=True)
+    if a.out is not None:
+        shutil.copytree(MODELS / a.role, folder, dirs_exist_ok=True)
     if a.tokenizer is not None:
         shutil.copy(a.tokenizer, folder / "tokenizer.json")
     if a.role == "small":
-        folder.mkdir(parents=True, exist_ok=True)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(MODELS / "large" / name, folder / name)
     export(a.role, torch.load(a.checkpoint, weights_only=True)["model"], folder)

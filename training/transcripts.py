@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from speceyes import prompts
+from speceyes.builtin.pair import closer
 from speceyes.builtin.questions import SIDE_WORDS, SPLITS, Asked, ask
 from speceyes.builtin.scenes import COLOURS, SCENE_PX, VIEW_PX, Scene, Thing, draw_scene
 from speceyes.builtin.zones import WHOLE_VIEW, ViewBox, grid_point, zoom_box
@@ -35,6 +36,7 @@ VIEW = -1  # picture reference: the scene's first view; 0..3 are its crops
 _AREA_PX = VIEW_PX * VIEW_PX
 PROTOCOL = DeepEyes(min_px=_AREA_PX, max_px=_AREA_PX)
 CODER = Thyme(min_px=_AREA_PX, max_px=_AREA_PX)
+CLOSER = closer()
 _PICTURE = Picture(b"placeholder", "image/png", VIEW_PX, VIEW_PX)
 SCENE = Picture(b"placeholder", "image/png", SCENE_PX, SCENE_PX)
 _WHOLE = View(_PICTURE, Box(0, 0, VIEW_PX, VIEW_PX))
@@ -135,6 +137,34 @@ def screening_within(
 def speculation(asked: Asked) -> Transcript:
     """Answer at once, from the first view."""
     return transcript([(prompts.speculate(_query(asked), (_WHOLE,)), asked.answer)], (VIEW,))
+
+
+def looking_closer(
+    asked: Asked, crops: tuple[tuple[Thing, ...], tuple[ViewBox, ...]], *, doubted: str, looks: int
+) -> Transcript:
+    """Look at what is asked about after an answer that was doubted, and answer again, each time.
+
+    What was answered first is not learnt: it is what a model that is not sure may say.
+    """
+    query, turns, pictures, said = _query(asked), [], [VIEW], doubted
+    conversation = prompts.speculate(query, (_WHOLE,))
+    turns.append((conversation, doubted))
+    for look in range(looks):
+        thing = asked.targets[look % len(asked.targets)] if asked.targets else None
+        place = None if thing is None else crops[0].index(thing)
+        box = WHOLE_VIEW if place is None else crops[1][place]
+        conversation = CLOSER.ask_where(conversation, said)
+        turns.append((conversation, str(list(box))))
+        instruction = prompts.answer_briefly(query)
+        conversation = CLOSER.show(
+            conversation, str(list(box)), part=_PICTURE, instruction=instruction
+        )
+        pictures.append(VIEW if place is None else place)
+        said = asked.answer
+        turns.append((conversation, said))
+    whole = transcript(turns, tuple(pictures))
+    first, unsure, *rest = whole.pieces
+    return Transcript((first, Piece(unsure.text, is_target=False), *rest), whole.pictures)
 
 
 def agent(

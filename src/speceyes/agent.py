@@ -14,6 +14,7 @@ from typing import Protocol
 
 import anyio
 
+from speceyes.earlier import splice
 from speceyes.errors import EngineProtocolError, NoAnswer, SpecEyesError, ToolError
 from speceyes.events import Event, ToolFinished, TurnFinished
 from speceyes.meter import one_call
@@ -99,7 +100,8 @@ class Agent:
             forced = turn == self.budget.max_turns or len(views) >= self.max_pictures
             if forced:
                 conversation = self.protocol.force_answer(query, conversation)
-            generation = await self._speak(self._request(conversation), turn, narrator)
+            request = self._request(splice(query.earlier, conversation))
+            generation = await self._speak(request, turn, narrator)
             reply = self._read(generation, views)
             narrator.tell(TurnFinished(*narrator.stamp(), turn, generation, reply, forced))
             if isinstance(reply, FinalAnswer):

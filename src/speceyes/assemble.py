@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, assert_never
 
 import anyio
 
@@ -41,6 +41,7 @@ from speceyes.engine_names import (
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
 from speceyes.events import Answer, Event
+from speceyes.extras import with_extra
 from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
 from speceyes.gate_match import check_gate
@@ -48,6 +49,7 @@ from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
 from speceyes.policies.named import make_policy
 from speceyes.protocols import make_protocol
+from speceyes.protocols.closer import Closer
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
 from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
@@ -57,16 +59,9 @@ if TYPE_CHECKING:
     from speceyes.builtin.pair import Tuning
 
 _T = TypeVar("_T")
+Opener: TypeAlias = Callable[[PairRole, EngineSource], Awaitable[Engine]]
 
 _CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
-_INSTALL: Final = {
-    "local": "pip install 'speceyes[local]', with torch before it",
-    "http": "pip install 'speceyes[http]'",
-}
-_EXTRAS: Final = {
-    **dict.fromkeys(("jinja2", "safetensors", "tokenizers", "torch", "transformers"), "local"),
-    **dict.fromkeys(("aiohttp", "msgspec"), "http"),
-}
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -77,7 +72,10 @@ class SpecEyes:
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
     threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
     are a release's own wording, for a protocol given by its name. `http` is for engines on servers,
-    `sandbox` for protocols whose models write code.
+    `closer_gate` is for what the small model answers after a closer look; None: the pair's own, or
+    the same gate.
+    `sandbox` for protocols whose models write code. `opener` opens engines given as strings in
+    their place; what it opens stays its own.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
     directory that does not exist, a key that is not set, an extra that is not installed or a
     sandbox that cannot be had, when entered.
@@ -89,11 +87,13 @@ class SpecEyes:
     gate: GateSpec | None = None
     screen: ScreenSpec | None = None
     policy: str = DEFAULT_POLICY
+    closer_gate: GateSpec | None = None
     settings: Settings = DEFAULTS
     http: HttpSettings = DEFAULT_HTTP
     sandbox: SandboxLimits = DEFAULT_LIMITS
     system_prompt: str | None = None
     user_prompt: str | None = None
+    opener: Opener | None = None
     _funnel: Funnel | None = field(default=None, init=False, repr=False)
     _opened: AsyncExitStack | None = field(default=None, init=False, repr=False)
 
@@ -162,12 +162,15 @@ class SpecEyes:
         tuning = None
         for role, source in sources.items():
             if isinstance(source, BuiltinEngine):
-                tuning = await in_thread(partial(_with_extra, role, _read_tuning))
+                tuning = await in_thread(partial(with_extra, role, _read_tuning))
         is_pair = all(source == BuiltinEngine(role) for role, source in sources.items())
         # What can be refused is refused before any engine is opened.
         gate, screen = self._specs(tuning if is_pair else None)
-        is_tuned = isinstance(sources["large"], BuiltinEngine)
-        protocol = self._protocol(tuning if is_tuned else None)
+        tuned = {
+            role: tuning if isinstance(source, BuiltinEngine) else None
+            for role, source in sources.items()
+        }
+        protocol = self._protocol(tuned["large"])
         tools = await self._tools(protocol, stack)
         small = large = await self._open("small", sources["small"], stack)
         if sources["large"] != sources["small"]:
@@ -176,19 +179,26 @@ class SpecEyes:
             small=small,
             screener={"large": large, "small": small}.get(settings.screen_by),
             agent=_agent(large, protocol, settings, tools=tools),
+            closer=self._closer(tuned["small"]),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
         policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
-        return Funnel(parts, _rules(gate, screen, settings), policy)
+        closer_gate = self.closer_gate
+        if closer_gate is None and is_pair and tuning is not None and self.gate is None:
+            closer_gate = tuning.closer_gate
+        rules = replace(_rules(gate, screen, settings), closer_gate=closer_gate)
+        return Funnel(parts, rules, policy)
 
     async def _open(
         self, role: PairRole, source: Engine | EngineSource, stack: AsyncExitStack
     ) -> Engine:
         match source:
             case BuiltinEngine() | LocalEngineAt() | HttpEngineAt():
+                if self.opener is not None:
+                    return await self.opener(role, source)
                 load = partial(_load, role, source, self.http)
-                engine = await in_thread(partial(_with_extra, role, load))
+                engine = await in_thread(partial(with_extra, role, load))
                 stack.push_async_callback(_close, engine)
                 return engine
             case _:
@@ -232,6 +242,13 @@ class SpecEyes:
         # A threshold is valid only for the words it was found with.
         return ScreenSpec(prompt=prompt)
 
+    def _closer(self, tuning: Tuning | None) -> Closer | None:
+        if self.settings.depth == 0:
+            return None
+        if tuning is not None:
+            return tuning.closer
+        return Closer() if self.settings.small_boxes == "thousandths" else Closer(extent=None)
+
     def _protocol(self, tuning: Tuning | None) -> ToolProtocol:
         if not isinstance(self.protocol, str):
             if self.system_prompt is not None or self.user_prompt is not None:
@@ -252,14 +269,16 @@ class SpecEyes:
             )
         if least is not None or most is not None:
             raise ConfigError("settings", "the built-in large model sees views of one size only")
-        if self.protocol != tuning.protocol.name:
+        known = tuning.protocols.get(self.protocol)
+        if known is None:
             raise ConfigError(
                 "protocol",
-                f"the built-in large model speaks {tuning.protocol.name}, not {self.protocol}",
+                f"the built-in large model speaks {' and '.join(tuning.protocols)}, "
+                f"not {self.protocol}",
             )
         if system is None and user is None:
-            return tuning.protocol
-        return replace(tuning.protocol, system_prompt=system, user_prompt=user)
+            return known
+        return replace(known, system_prompt=system, user_prompt=user)
 
 
 def arrange(choices: Choices) -> SpecEyes:
@@ -278,6 +297,7 @@ def arrange(choices: Choices) -> SpecEyes:
         protocol=choices.protocol or DEFAULT_PROTOCOL,
         policy=choices.policy or DEFAULT_POLICY,
         gate=choices.gate,
+        closer_gate=choices.closer_gate,
         screen=choices.screen,
         settings=choices.settings,
         http=choices.http,
@@ -293,7 +313,7 @@ async def open_engine(
 ) -> AsyncGenerator[Engine, None]:
     """Open one engine by its string, for work outside a funnel. Raises: ConfigError."""
     source = parse_engine(name, role=role)
-    engine = await in_thread(partial(_with_extra, role, partial(_load, role, source, http)))
+    engine = await in_thread(partial(with_extra, role, partial(_load, role, source, http)))
     try:
         yield engine
     finally:
@@ -312,7 +332,7 @@ def _load(field: PairRole, source: EngineSource, http: HttpSettings) -> Engine:
 
             return LocalEngine.load(found, name=str(source))
         case HttpEngineAt(base_url=base_url, model=model, key_env=key_env):
-            key = _read_key(field, source)
+            key = read_key(field, source)
             from speceyes.engines.http import HttpEngine
 
             return HttpEngine(base_url, model=model, key=key, key_env=key_env, settings=http)
@@ -329,7 +349,8 @@ def _find(field: PairRole, named: str) -> Path | str:
     raise ConfigError(field, f"there is no directory {named}, and on the hub names are ORG/NAME")
 
 
-def _read_key(field: PairRole, source: HttpEngineAt) -> str | None:
+def read_key(field: PairRole, source: HttpEngineAt) -> str | None:
+    """Read the key that a server wants, if it wants one. Raises: ConfigError if it is not set."""
     if source.key_env is None:
         return None
     key = os.environ.get(source.key_env, "").strip()
@@ -345,17 +366,6 @@ def _read_tuning() -> Tuning:
     from speceyes.builtin.pair import BUILTIN
 
     return BUILTIN
-
-
-def _with_extra(field: PairRole, work: Callable[[], _T]) -> _T:
-    # Importing engines imports torch, say: seconds, and perhaps it is not installed.
-    try:
-        return work()
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        raise ConfigError(field, f"needs {error.name}: {_INSTALL[extra]}") from error
 
 
 async def _close(engine: Engine) -> None:
@@ -386,6 +396,7 @@ def _rules(gate: GateSpec, screen: ScreenSpec, settings: Settings) -> Rules:
         agent_screens=settings.screen_by == "agent",
         max_answer_tokens=settings.max_answer_tokens,
         evidence_k=settings.evidence_k,
+        depth=settings.depth,
         screen_timeout_s=settings.screen_timeout_s,
         speculate_timeout_s=settings.speculate_timeout_s,
         fall_back_timeout_s=settings.fall_back_timeout_s,

@@ -17,9 +17,11 @@ from speceyes.commands.demo import add_demo
 from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
 from speceyes.commands.grade import add_grade
+from speceyes.commands.key import add_key
 from speceyes.commands.plan import add_plan
 from speceyes.commands.report import add_report
 from speceyes.commands.scores import add_scores
+from speceyes.commands.serve import add_serve
 from speceyes.commands.suite import add_suite
 from speceyes.commands.sweep import add_sweep
 
@@ -67,6 +69,8 @@ def build_app() -> "typer.Typer":
         add_demo,
         add_ask,
         add_doctor,
+        add_serve,
+        add_key,
         add_bench,
         add_report,
         add_grade,

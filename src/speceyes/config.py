@@ -14,6 +14,7 @@ from speceyes.protocols import PROTOCOLS
 from speceyes.screen import ScreenPrompt
 
 PolicyName: TypeAlias = Literal["serial", "overlap", "race", "adaptive", "agent_only", "small_only"]
+SmallBoxes: TypeAlias = Literal["thousandths", "pixels"]
 ScreenBy: TypeAlias = Literal["large", "small", "none", "agent"]
 
 DEFAULT_ENGINE: Final = "builtin"
@@ -44,6 +45,8 @@ class Settings:
     and `max_tokens_per_turn` None: the protocol's own. `min_view_px` and `max_view_px`: the area of
     what the model sees, for a server set to other bounds than the protocol's release.
     `evidence_k`: candidates a token to ask the small model for, if more than the gate reads.
+    `depth`: how often the small model may look closer before the agent is asked; `small_boxes`:
+    in what it says where, of the picture's side or of the pixels that it sees.
     `degrade`: when the agent fails, give the small model's rejected answer, marked as `degraded`,
     instead of an error. `unsafe_python`: code that a model writes runs without a sandbox, with all
     the rights of whoever runs this. `waste_budget`: the share of the agent's tokens that the policy
@@ -54,6 +57,8 @@ class Settings:
     screen_by: ScreenBy = "large"
     screen_prompt: ScreenPrompt | None = None
     degrade: bool = False
+    depth: int = 0
+    small_boxes: SmallBoxes = "thousandths"  # as Qwen3-VL does; Qwen2.5-VL speaks of pixels
     max_answer_tokens: int = 20  # of the small model; as in the reference code
     evidence_k: int = 0
     max_turns: int | None = None
@@ -75,10 +80,12 @@ class Settings:
             bound: int | None = getattr(self, name)
             if bound is not None and bound < 1:
                 raise ConfigError(name, f"{bound} is below 1")
+        for name in ("evidence_k", "depth"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, f"{getattr(self, name)} is below 0")
+        _check_choice("small_boxes", self.small_boxes, get_args(SmallBoxes))
         if not 0.0 <= self.waste_budget <= 1.0:
             raise ConfigError("waste_budget", f"{self.waste_budget} is not in 0..1")
-        if self.evidence_k < 0:
-            raise ConfigError("evidence_k", f"{self.evidence_k} is below 0")
         least, most = self.min_view_px, self.max_view_px
         if least is not None and most is not None and least > most:
             raise ConfigError("min_view_px", f"{least} is above max_view_px, {most}")

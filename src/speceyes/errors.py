@@ -13,8 +13,17 @@
     |   +-- ConfigError              400
     |   +-- SuiteError               400   a suite's file or row; names it
     |   +-- RunFolderError           409   a run's folder that cannot be gone on with
+    |   +-- RequestMalformed         400   a request that cannot be read, or not be answered
+    |   +-- RouteUnknown             404   no route has that name
+    |   +-- KeyRefused               401   no key, or one that opens nothing
+    |   +-- PageRefused              403   a web page from elsewhere asks
+    |   +-- RequestTooSlow           408   the request itself did not arrive in time
+    |   +-- RequestTooLarge          413   a request beyond the limit of bytes
+    +-- TooManyRequests              429   says when to ask again
+    |   +-- RateExceeded             429   one caller's own limits
+    |   +-- NoRoom                   429   all places are taken, and the queue is full or too slow
     +-- EngineError                  502   names the engine
-    |   +-- EngineUnavailable        503
+    |   +-- EngineUnavailable        503   may say when to ask again
     |   +-- EngineTimeout            504
     |   +-- EngineProtocolError      502   the engine answered something unexpected
     |   +-- ContextTooLong           413
@@ -105,6 +114,58 @@ class RunFolderError(InputError):
     http_status: ClassVar[int] = 409
 
 
+class RequestMalformed(InputError):
+    """A request to the gateway that cannot be read, or asks for what no route can do."""
+
+
+class RouteUnknown(InputError):
+    """A request for a model, or a path, that the gateway does not have."""
+
+    http_status: ClassVar[int] = 404
+
+
+class KeyRefused(InputError):
+    """The caller's key is missing, cannot be read, or is none of those that are known."""
+
+    http_status: ClassVar[int] = 401
+
+
+class PageRefused(InputError):
+    """A web page from elsewhere asks, through the browser of somebody who may."""
+
+    http_status: ClassVar[int] = 403
+
+
+class RequestTooSlow(InputError):
+    """A request whose body does not arrive whole within its time."""
+
+    http_status: ClassVar[int] = 408
+
+
+class RequestTooLarge(InputError):
+    """A request whose body is beyond the limit of bytes."""
+
+    http_status: ClassVar[int] = 413
+
+
+class TooManyRequests(SpecEyesError):
+    """There is no room for the request now; `retry_after_s` says when there may be."""
+
+    http_status: ClassVar[int] = 429
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateExceeded(TooManyRequests):
+    """The caller's own limit is reached: requests a minute, or requests at once."""
+
+
+class NoRoom(TooManyRequests):
+    """All places are taken, and the queue is full or did not move in time."""
+
+
 class EngineError(SpecEyesError):
     """An engine could not generate; `engine` says which one."""
 
@@ -120,9 +181,16 @@ class EngineError(SpecEyesError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine cannot be reached, is closed, or refuses work."""
+    """The engine cannot be reached, is closed, or refuses work.
+
+    `retry_after_s` is when it is tried again, where that is known.
+    """
 
     http_status: ClassVar[int] = 503
+
+    def __init__(self, engine: str, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(engine, message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineTimeout(EngineError):

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 from speceyes.errors import SpecEyesError, TraceError
 from speceyes.gate import GateReason, Verdict
-from speceyes.types import Generation, Malformed, Observation, Reply, ToolCall, Usage
+from speceyes.types import Box, Generation, Malformed, Observation, Reply, ToolCall, Usage
 
 Phase: TypeAlias = Literal["screen", "speculate", "gate", "fall_back"]
 Route: TypeAlias = Literal["speculative", "agentic", "degraded"]
@@ -97,6 +97,17 @@ class Speculated(Stamp):
 
 
 @dataclass(frozen=True, slots=True)
+class Looked(Stamp):
+    """The small model, not sure enough, said where to look closer; `box_px` None: nowhere.
+
+    What it then answers is another Speculated, with a Gated of its own; the last ones count.
+    """
+
+    generation: Generation
+    box_px: Box | None
+
+
+@dataclass(frozen=True, slots=True)
 class Gated(Stamp):
     """Phase III's verdict on that answer."""
 
@@ -166,6 +177,7 @@ Event: TypeAlias = (
     | PhaseEnded
     | Screened
     | Speculated
+    | Looked
     | Gated
     | FellBack
     | Proposed
@@ -269,7 +281,7 @@ def usage_by_phase(events: Iterable[Event]) -> dict[Phase, Usage]:
         match event:
             case Screened(generation=generation):
                 phase, spent = "screen", generation.usage
-            case Speculated(generation=generation):
+            case Speculated(generation=generation) | Looked(generation=generation):
                 phase, spent = "speculate", generation.usage
             case TurnFinished(generation=generation):
                 phase, spent = "fall_back", generation.usage

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from speceyes.agent import Agent, Narrator, Sight, ask, request_for
+from speceyes.earlier import splice
 from speceyes.errors import (
     AgentError,
     EngineError,
@@ -29,6 +30,7 @@ from speceyes.events import (
     Event,
     FellBack,
     Gated,
+    Looked,
     Phase,
     PhaseEnded,
     PhaseStarted,
@@ -49,10 +51,12 @@ from speceyes.types import (
     Picture,
     Pixels,
     Query,
+    Size,
     View,
 )
 
 _T = TypeVar("_T")
+Prompt: TypeAlias = Callable[[Query, tuple[View, ...]], Conversation]
 
 
 class Prompts(Protocol):
@@ -68,6 +72,37 @@ class Prompts(Protocol):
 
     def speculate(self, query: Query, views: tuple[View, ...], /) -> Conversation:
         """Ask for the answer and nothing else."""
+        ...
+
+    def answer_briefly(self, query: Query, /) -> str:
+        """Say in which words the answer is to be given."""
+        ...
+
+
+class LooksCloser(Protocol):
+    """Have the small model look closer, in words and coordinates of its own."""
+
+    @property
+    def max_tokens(self) -> int:
+        """How long it may be about saying where."""
+        ...
+
+    def ask_where(self, conversation: Conversation, answer: str) -> Conversation:
+        """Add an answer that was not sure enough, and ask where to look."""
+        ...
+
+    def read_where(self, reply: str, view: View) -> Box | None:
+        """Read where to look, as a box of the original that the view shows."""
+        ...
+
+    def view_size(self, size: Size) -> Size:
+        """Give the size at which the model sees a part of this size."""
+        ...
+
+    def show(
+        self, conversation: Conversation, said: str, *, part: Picture, instruction: str
+    ) -> Conversation:
+        """Add where it wanted to look and what is there, and ask again."""
         ...
 
 
@@ -91,11 +126,15 @@ async def in_spare_thread(work: Callable[[], _T], /) -> _T:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Who and what the phases are done with. `screener` None: every query is speculated on."""
+    """Who and what the phases are done with.
+
+    `screener` None: every query is speculated on. `closer` None: the small model never looks twice.
+    """
 
     small: Engine
     screener: Engine | None
     agent: Agent
+    closer: LooksCloser | None = None
     prompts: Prompts
     open_pixels: Callable[[tuple[Picture, ...]], Pixels]
     offload: Offload = in_spare_thread
@@ -109,12 +148,16 @@ class Rules:
     reads: evidence to be kept, for other settings to be tried on it. With `degrade` the small
     model's rejected answer is given when the agent fails, on the route `degraded`; without it the
     query fails. `agent_screens`: where the agent starts at once, its own first turn says whether a
-    tool is needed.
+    tool is needed. `depth`: how often the small model may look closer before it is given up; what
+    the screen says needs a tool is then its own to look at, first. `closer_gate`: for what it then
+    answers, which it was asked in other words; None: the same gate.
     """
 
     gate: GateSpec
     screen: ScreenSpec
     agent_screens: bool = False
+    depth: int = 0
+    closer_gate: GateSpec | None = None
     max_answer_tokens: int
     evidence_k: int = 0
     screen_timeout_s: float
@@ -127,13 +170,16 @@ class Rules:
 class Attempt:
     """What speculation came to: what was said, if anything, and why it is accepted or not.
 
-    `is_whole`: the model ended by itself. `error` is the engine's, if it failed.
+    `is_whole`: the model ended by itself. `error` is the engine's, if it failed. `asked` is what it
+    had been asked; `looks` is how often it had looked closer.
     """
 
     reason: Reason
     text: str | None = None
     is_whole: bool = True
     error: EngineError | None = None
+    asked: Conversation = field(default=(), repr=False)
+    looks: int = 0
 
     @property
     def spare(self) -> str | None:
@@ -172,26 +218,39 @@ class Passage:
 
     async def speculate(self) -> Attempt:
         """Phases II and III: let the small model answer, and gate what it said."""
-        conversation = self.parts.prompts.speculate(self.query, self.sight.views)
-        request = request_for(
-            conversation,
-            self.rules.max_answer_tokens,
-            top_logprobs=max(self.rules.gate.k, self.rules.evidence_k),
-        )
         try:
             with self._phase("speculate"):
-                generation = await _ask_within(
-                    self.rules.speculate_timeout_s, self.parts.small, request
-                )
-                self._tell(Speculated(*self._stamp(), generation))
+                conversation = self._spliced(self.parts.prompts.speculate)
+                generation = await self._answer(conversation)
         except EngineError as error:
-            is_late = isinstance(error, EngineTimeout)
-            return Attempt("small_timeout" if is_late else "small_failed", error=error)
-        with self._phase("gate"):
-            verdict = judge(generation, self.rules.gate)
-            self._tell(Gated(*self._stamp(), verdict))
-        said = generation.text.strip() or None
-        return Attempt(verdict.reason, said, is_whole=generation.finish == "stop")
+            return _failed(error)
+        return self._gated(generation, conversation, looks=0)
+
+    async def look_closer(self, attempt: Attempt) -> Attempt:
+        """Let the small model look closer after an attempt, and gate what it answers then.
+
+        Where it does not say where to look, the attempt stays what it was.
+        """
+        closer = self.parts.closer
+        if closer is None or attempt.text is None:
+            return attempt
+        try:
+            with self._phase("speculate"):
+                where = closer.ask_where(attempt.asked, attempt.text)
+                request = request_for(where, closer.max_tokens)
+                said = await _ask_within(self.rules.speculate_timeout_s, self.parts.small, request)
+                box = closer.read_where(said.text, self.sight.views[0])
+                self._tell(Looked(*self._stamp(), said, box))
+                if box is None:
+                    return attempt
+                size = closer.view_size(box.size)
+                part = await self.parts.offload(partial(self.sight.pixels.cut, box, size))
+                told = self.parts.prompts.answer_briefly(self.query)
+                shown = closer.show(where, said.text, part=part, instruction=told)
+                generation = await self._answer(shown)
+        except EngineError as error:
+            return _failed(error)
+        return self._gated(generation, shown, looks=attempt.looks + 1)
 
     def accept(self, attempt: Attempt) -> Answered:
         """End with what the gate let pass."""
@@ -231,18 +290,39 @@ class Passage:
             raise found
         return Answered(*self._stamp(), spare, "degraded", "agent_failed")
 
+    async def _answer(self, conversation: Conversation) -> Generation:
+        request = request_for(
+            conversation,
+            self.rules.max_answer_tokens,
+            top_logprobs=max(self.rules.gate.k, self.rules.evidence_k),
+        )
+        generation = await _ask_within(self.rules.speculate_timeout_s, self.parts.small, request)
+        self._tell(Speculated(*self._stamp(), generation))
+        return generation
+
+    def _gated(self, generation: Generation, asked: Conversation, *, looks: int) -> Attempt:
+        gate = self.rules.gate if looks == 0 else self.rules.closer_gate or self.rules.gate
+        with self._phase("gate"):
+            verdict = judge(generation, gate)
+            self._tell(Gated(*self._stamp(), verdict))
+        said, is_whole = generation.text.strip() or None, generation.finish == "stop"
+        return Attempt(verdict.reason, said, is_whole=is_whole, asked=asked, looks=looks)
+
     def _screen_request(self, spec: ScreenSpec) -> GenerateRequest:
-        prompts, protocol = self.parts.prompts, self.parts.agent.protocol
+        protocol = self.parts.agent.protocol
         if spec.prompt == "shared":
-            opening = protocol.opening(self.query, self.sight.views)
             # With the agent's tools, which a chat template may show before all else.
-            asked = request_for(prompts.screen_within(opening), spec.max_tokens)
+            asked = request_for(self._spliced(self._screen_within), spec.max_tokens)
             asked = replace(asked, tools=protocol.tools)
         else:
-            asked = request_for(prompts.screen(self.query, self.sight.views), spec.max_tokens)
+            asked = request_for(self._spliced(self.parts.prompts.screen), spec.max_tokens)
         if spec.rule == "text":
             return asked
         return replace(asked, max_tokens=1, top_logprobs=spec.top_logprobs, choices=SCREEN_WORDS)
+
+    def _screen_within(self, query: Query, views: tuple[View, ...]) -> Conversation:
+        opening = self.parts.agent.protocol.opening(query, views)
+        return self.parts.prompts.screen_within(opening)
 
     async def _run_agent(self) -> str:
         agent, timeout_s = self.parts.agent, self.rules.fall_back_timeout_s
@@ -253,6 +333,9 @@ class Passage:
                 return await agent.run(self.query, self.sight, self.narrator)
         except TimeoutError:
             raise EngineTimeout(agent.engine.name, f"no answer within {timeout_s:g} s") from None
+
+    def _spliced(self, prompt: Prompt) -> Conversation:
+        return splice(self.query.earlier, prompt(self.query, self.sight.views))
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
@@ -276,6 +359,11 @@ class Passage:
 
     def _stamp(self) -> tuple[str, float]:
         return self.narrator.stamp()
+
+
+def _failed(error: EngineError) -> Attempt:
+    is_late = isinstance(error, EngineTimeout)
+    return Attempt("small_timeout" if is_late else "small_failed", error=error)
 
 
 async def _ask_within(timeout_s: float, engine: Engine, request: GenerateRequest) -> Generation:

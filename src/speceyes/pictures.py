@@ -41,6 +41,8 @@ _ORIENTATION_TAG: Final = 0x0112
 _QUARTER_TURNS: Final = frozenset({5, 6, 7, 8})
 _PNG_EXIF_MARKS: Final = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _FIELD: Final = "picture"
+_HEADER_STEPS: Final = 10_000
+_BYTES_A_STEP: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,15 @@ def open_picture(
         raise PictureEmpty(_FIELD, "has no bytes; was the upload or download complete?")
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(len(data), limits)
-    image = _header(data)
+    file = _Header(data)
+    image = _header(file)
     try:
         width_px, height_px = image.size
         _check_shape(image.size, limits)
-        rotation = _rotation(image, data)
         # An MPO, which phones write, is a JPEG with more behind it that other decoders ignore.
         is_animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        file.is_bounded = False
+        rotation = _rotation(image, data)
     except PictureError:
         raise
     except Exception as error:  # Pillow raises anything on hostile headers
@@ -110,7 +114,7 @@ def decode(picture: Picture, *, least_scale: float = 1.0) -> PillowImage:
     """
     from PIL import ImageOps
 
-    image = _header(picture.data)
+    image = _header(io.BytesIO(picture.data))
     try:
         width_px, height_px = image.size
         if least_scale < 1.0:
@@ -210,14 +214,34 @@ def _read(path: Path, limits: PictureLimits) -> bytes:
     return data
 
 
-def _header(data: bytes) -> PillowImage:
+class _Header(io.BytesIO):
+    """Bytes that may be read in so many steps, enough for any honest header.
+
+    A picture of nothing but padding, or of parts that hold nothing, is read byte by byte otherwise:
+    seconds for each megabyte.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._steps_left = _HEADER_STEPS + len(data) // _BYTES_A_STEP
+        self.is_bounded = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.is_bounded:
+            self._steps_left -= 1
+            if self._steps_left < 0:
+                raise ValueError("its header does not come to an end")
+        return super().read(size)
+
+
+def _header(file: io.BytesIO) -> PillowImage:
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():  # between 89 and 179 Mpx Pillow warns; limits decide here
             warnings.simplefilter("ignore")
-            return Pillow.open(io.BytesIO(data), formats=_FORMATS)
+            return Pillow.open(file, formats=_FORMATS)
     except Pillow.DecompressionBombError as error:
         raise PictureTooLarge(_FIELD, f"{error}; send a smaller one") from error
     except UnidentifiedImageError as error:

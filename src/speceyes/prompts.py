@@ -49,8 +49,12 @@ def options_text(query: Query) -> str:
 
 def speculate(query: Query, views: tuple[View, ...]) -> Conversation:
     """Ask the small model for the answer and nothing else (Phase II)."""
-    instruction = _OPTION_ANSWER if query.options else _FREE_ANSWER
-    return _one_message(views, f"{question_text(query)}\n{instruction}")
+    return _one_message(views, f"{question_text(query)}\n{answer_briefly(query)}")
+
+
+def answer_briefly(query: Query) -> str:
+    """Say in which words the answer is to be given: an option's if there are any, and no more."""
+    return _OPTION_ANSWER if query.options else _FREE_ANSWER
 
 
 def screen(query: Query, views: tuple[View, ...]) -> Conversation:

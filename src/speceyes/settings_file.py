@@ -31,11 +31,13 @@ _KNOWN: Final = (
     "system_prompt",
     "user_prompt",
     "gate",
+    "closer_gate",
     "screen",
     "settings",
     "http",
     "sandbox",
 )
+GATEWAY_KEYS: Final = ("gateway", "engines", "routes")  # of the same file, for the gateway alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class Choices:
     protocol: str | None = None
     policy: str | None = None
     gate: GateSpec | None = None
+    closer_gate: GateSpec | None = None
     screen: ScreenSpec | None = None
     settings: Settings = DEFAULTS
     http: HttpSettings = DEFAULT_HTTP
@@ -64,10 +67,25 @@ def load_settings(path: str | Path) -> Choices:
     Raises: ConfigError naming the key: unknown, of a wrong type, or out of its range.
     """
     file = Path(path)
+    table = read_file(file)
+    check_keys("", table, (*_KNOWN, *GATEWAY_KEYS))
+    own = {key: value for key, value in table.items() if key not in GATEWAY_KEYS}
+    return read_choices(own, file.parent)
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """Read a settings file's table. Raises: ConfigError."""
     try:
-        table = tomllib.loads(read_text("config", file))
+        return tomllib.loads(read_text("config", file))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("config", f"{file} is no TOML: {error}") from error
+
+
+def read_choices(table: Mapping[str, Any], folder: Path) -> Choices:
+    """Read the choices in a table; files that it names lie relative to a folder.
+
+    Raises: ConfigError naming the key: unknown, of a wrong type, or out of its range.
+    """
     check_keys("", table, _KNOWN)
     names = {
         key: as_text(key, table[key])
@@ -79,13 +97,14 @@ def load_settings(path: str | Path) -> Choices:
         large=_engine("large", table),
         protocol=parse_protocol(names["protocol"]) if "protocol" in names else None,
         policy=parse_policy(names["policy"]) if "policy" in names else None,
-        gate=_gate(table["gate"], file.parent) if "gate" in table else None,
+        gate=_gate("gate", table, folder),
+        closer_gate=_gate("closer_gate", table, folder),
         screen=read_table("screen", table["screen"], ScreenSpec) if "screen" in table else None,
         settings=read_table("settings", table.get("settings", {}), Settings),
         http=read_table("http", table.get("http", {}), HttpSettings),
         sandbox=read_table("sandbox", table.get("sandbox", {}), SandboxLimits),
         **{
-            key: read_text(key, file.parent / names[key])
+            key: read_text(key, folder / names[key])
             for key in ("system_prompt", "user_prompt")
             if key in names
         },
@@ -125,5 +144,8 @@ def _engine(role: PairRole, table: Mapping[str, Any]) -> str | None:
     return text
 
 
-def _gate(value: object, folder: Path) -> GateSpec:
+def _gate(name: str, table: Mapping[str, Any], folder: Path) -> GateSpec | None:
+    if name not in table:
+        return None
+    value = table[name]
     return load_gate(value, folder=folder) if isinstance(value, str) else read_gate({"gate": value})

@@ -73,6 +73,8 @@ def _value(field: str, value: object, hint: Any) -> Any:
             named = ", ".join(str(choice) for choice in choices if choice is not None)
             raise ConfigError(field, f"{_shown(value)} is unknown; choose from {named}")
         return value
+    if get_origin(hint) is tuple:
+        return _values(field, value, get_args(hint)[0])
     kinds = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
     if type(value) in kinds:
         return value
@@ -80,6 +82,12 @@ def _value(field: str, value: object, hint: Any) -> Any:
         return float(value)
     wanted = " or ".join(_KINDS.get(kind, str(kind)) for kind in kinds if kind is not NoneType)
     raise ConfigError(field, f"is to be {wanted}, not {_shown(value)}")
+
+
+def _values(field: str, value: object, hint: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(field, f"is to be a list, not {_shown(value)}")
+    return tuple(_value(f"{field}[{place}]", one, hint) for place, one in enumerate(value))
 
 
 def _choices(hint: Any) -> tuple[object, ...]:

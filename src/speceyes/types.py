@@ -84,6 +84,7 @@ class Box:
 class Query:
     """Ask one question about one or more pictures, perhaps with options to choose from.
 
+    `earlier` is what was said before, with the caller's own system text, if any, at its head.
     Raises: QueryError naming the field: an empty question, no picture, exactly one option, an
     empty option, or two options alike but for case and outer whitespace.
     """
@@ -92,6 +93,7 @@ class Query:
     pictures: tuple[Picture, ...]
     options: tuple[str, ...] = ()
     query_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    earlier: Conversation = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -352,14 +354,10 @@ class ToolProtocol(Protocol):
     """
 
     @property
-    def name(self) -> str:
-        """Say which protocol this is."""
-        ...
+    def name(self) -> str: ...  # says which protocol this is
 
     @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn; the generation's text includes them."""
-        ...
+    def stop(self) -> tuple[str, ...]: ...  # ends a turn; the generation's text includes it
 
     @property
     def tools(self) -> tuple[str, ...]:

@@ -33,10 +33,12 @@ from speceyes.specs import gate_to_toml
 from speceyes.types import Box, Engine, GenerateRequest, Generation, Image
 from tests.e2e.proxy import FALSEHOODS, Falsehood, proxying
 from tests.e2e.vllm_server import Pair, Server
+from tests.walls import needs_walls
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(900)]
 
 ITEMS = 60
+CODE_ITEMS = 24
 SEED = 20260412
 TIE_NATS = 1e-3  # two logits this close may come out in either order
 SCORE_TOLERANCE = 1e-2
@@ -94,12 +96,14 @@ class Both:
 
 
 @asynccontextmanager
-async def assembled(small: Engine, large: Engine, **settings) -> AsyncIterator[SpecEyes]:
+async def assembled(
+    small: Engine, large: Engine, *, protocol: str = "deepeyes", **settings
+) -> AsyncIterator[SpecEyes]:
     """Open a funnel with the built-in pair's own settings over any engines that serve it."""
     eyes = SpecEyes(
         small=small,
         large=large,
-        protocol=BUILTIN.protocol,
+        protocol=BUILTIN.protocols[protocol],
         gate=BUILTIN.gate,
         screen=BUILTIN.screen,
         settings=Settings(**settings),
@@ -124,14 +128,14 @@ def over_http(server: Server, url: str | None = None, **settings) -> HttpEngine:
     return HttpEngine(url or server.base_url, model=server.name, settings=HttpSettings(**settings))
 
 
-async def run_both(pair: Pair, items: list[Item]) -> Both:
+async def run_both(pair: Pair, items: list[Item], protocol: str) -> Both:
     here = Diary(load("small")), Diary(load("large"))
     there = Diary(over_http(pair.small)), Diary(over_http(pair.large))
     sides = []
     ties: dict[str, float] = {}
-    async with assembled(*there) as eyes:
+    async with assembled(*there, protocol=protocol) as eyes:
         sides.append(Side(await settle(eyes, items), *there))
-    async with assembled(*here) as eyes:
+    async with assembled(*here, protocol=protocol) as eyes:
         sides.insert(0, Side(await settle(eyes, items), *here))
         for item in items:
             gap = await find_tie(*sides, item)
@@ -177,7 +181,7 @@ def first_picture(request: GenerateRequest) -> str | None:
 def view_digest(item: Item) -> str:
     (scene,) = item.query.pictures
     box = Box(0, 0, *scene.size)
-    size = BUILTIN.protocol.view_size(scene.size)
+    size = BUILTIN.protocols["deepeyes"].view_size(scene.size)  # as of all others
     return DecodedPictures(item.query.pictures).cut(box, size).digest
 
 
@@ -194,7 +198,12 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def both(vllm_pair: Pair) -> Both:
-    return anyio.run(run_both, vllm_pair, list(draw_items(ITEMS, seed=SEED)))
+    return anyio.run(run_both, vllm_pair, list(draw_items(ITEMS, seed=SEED)), "deepeyes")
+
+
+@pytest.fixture(scope="module")
+def coding(vllm_pair: Pair) -> Both:
+    return anyio.run(run_both, vllm_pair, list(draw_items(CODE_ITEMS, seed=SEED)), "thyme")
 
 
 def test_vllm_answers_as_this_process_does(both: Both):
@@ -206,6 +215,24 @@ def test_vllm_answers_as_this_process_does(both: Both):
     print(f"{ITEMS} items, {len(apart)} apart, ties {both.ties}: {apart}")
     assert set(both.here.outcomes) == set(both.there.outcomes)
     assert [item for item in apart if both.ties.get(item, 1.0) > TIE_NATS] == []
+
+
+@needs_walls
+def test_a_model_that_writes_code_goes_on_in_its_own_turn_as_in_this_process(coding: Both):
+    apart = {
+        item: (told(here), told(coding.there.outcomes[item]))
+        for item, here in coding.here.outcomes.items()
+        if told(here) != told(coding.there.outcomes[item])
+    }
+    print(f"{CODE_ITEMS} items, {len(apart)} apart, ties {coding.ties}: {apart}")
+    assert [item for item in apart if coding.ties.get(item, 1.0) > TIE_NATS] == []
+    continued = [
+        said
+        for request, said in coding.there.large.said.values()
+        if request.continue_final_message and "</sandbox_output>" in str(request.messages[-1])
+    ]
+    assert len(continued) >= CODE_ITEMS // 4
+    assert all(said.usage.cached_tokens and said.usage.cached_tokens > 16 for said in continued)
 
 
 def test_no_query_failed_and_all_routes_were_taken(both: Both):

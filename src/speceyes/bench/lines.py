@@ -17,6 +17,7 @@ import numpy as np
 from speceyes.bench.grade import Grade
 from speceyes.bench.records import (
     RECORD_VERSION,
+    Look,
     Mishap,
     Proposal,
     Record,
@@ -82,7 +83,13 @@ def _speculation_of(raw: dict[str, Any]) -> Speculation:
     scores = {int(k): by_aggregation for k, by_aggregation in raw["scores"].items()}
     said = raw.get("generation")
     generation = None if said is None else _generation(said)
-    return Speculation(**{**raw, "scores": scores, "generation": generation})
+    looks = tuple(_look(look) for look in raw.get("looks", ()))
+    return Speculation(**{**raw, "scores": scores, "generation": generation, "looks": looks})
+
+
+def _look(raw: dict[str, Any]) -> Look:
+    box = raw["box_px"]
+    return Look(raw["doubted"], raw["text"], None if box is None else Box(**box))
 
 
 def _turn(raw: dict[str, Any]) -> Turn:

@@ -16,6 +16,7 @@ from speceyes.events import (
     Answered,
     Failed,
     Gated,
+    Looked,
     Phase,
     Proposed,
     Reason,
@@ -85,11 +86,21 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """The small model looked closer: what it had answered before, in which words, and where."""
+
+    doubted: str
+    text: str
+    box_px: Box | None
+
+
+@dataclass(frozen=True, slots=True)
 class Speculation:
-    """The small model's answer, the gate's verdict on it, and its scores for sweeps.
+    """The small model's last answer, the gate's verdict on it, and its scores for sweeps.
 
     `scores` is empty when nothing could be scored, and lacks a K that the evidence does not reach.
     `generation` is what was said with all the evidence kept: what any other gate would be given.
+    `looks` are those that came before it.
     """
 
     text: str
@@ -98,6 +109,7 @@ class Speculation:
     reason: GateReason
     scores: Scores = field(default_factory=dict)
     generation: Generation | None = None
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,18 +254,23 @@ def all_scores(
 
 
 def _speculation(trace: Trace, spec: GateSpec) -> Speculation | None:
-    said = next((event for event in trace if isinstance(event, Speculated)), None)
-    gated = next((event for event in trace if isinstance(event, Gated)), None)
-    if said is None or gated is None:
+    said = [event for event in trace if isinstance(event, Speculated)]
+    gated = [event for event in trace if isinstance(event, Gated)]
+    if not said or not gated:
         return None
-    verdict = gated.verdict
+    verdict, generation = gated[-1].verdict, said[len(gated) - 1].generation
+    looked = [event for event in trace if isinstance(event, Looked)]
     return Speculation(
-        text=said.generation.text,
+        text=generation.text,
         accepted=verdict.accepted,
         score=verdict.score,
         reason=verdict.reason,
-        scores=all_scores(said.generation, (spec.k, PAPER_K), spec.definition),
-        generation=_without_candidates(said.generation),
+        scores=all_scores(generation, (spec.k, PAPER_K), spec.definition),
+        generation=_without_candidates(generation),
+        looks=tuple(
+            Look(before.generation.text, event.generation.text, event.box_px)
+            for before, event in zip(said, looked, strict=False)
+        ),
     )
 
 

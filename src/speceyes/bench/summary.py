@@ -202,10 +202,11 @@ def _of_split(name: str, records: Sequence[Record]) -> list[Record]:
 
 
 def was_screened(record: Record) -> bool:
-    """Say if a query went to the small model by the screen's word, or for want of a screen."""
+    """Say if a query went to the small model: by the screen's word, for want of one, or to look."""
+    said = record.speculation
     if record.needs_tool is None:
-        return record.speculation is not None
-    return not record.needs_tool
+        return said is not None
+    return not record.needs_tool or bool(said and said.looks)
 
 
 def block_walls(records: Sequence[Record]) -> dict[int, float]:

@@ -17,6 +17,7 @@ from speceyes.events import (
     Event,
     FellBack,
     Gated,
+    Looked,
     PhaseEnded,
     Screened,
     Speculated,
@@ -46,6 +47,8 @@ def _describe(event: Event) -> Iterator[tuple[str, str]]:
             yield "I screen", f"{found}: {'ask the agent' if needs else 'no tool needed'}"
         case Speculated(generation=generation):
             yield "II speculate", f"the small model says [bold]{_escaped(generation.text)}[/bold]"
+        case Looked(generation=generation):
+            yield "   look closer", f"at {_escaped(generation.text)}"
         case Gated(verdict=verdict):
             reason = verdict.reason.replace("_", " ")
             scored = "not scored"

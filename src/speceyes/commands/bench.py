@@ -61,6 +61,7 @@ def add_bench(app: "typer.Typer") -> None:
         large: flags.Large = None,
         protocol: flags.Protocol = None,
         policy: flags.Policy = None,
+        depth: flags.Depth = None,
         screen: Annotated[
             str | None, typer.Option(help="Who screens: large, small, none.", show_default="large")
         ] = None,
@@ -108,6 +109,7 @@ def add_bench(app: "typer.Typer") -> None:
                 large=large,
                 protocol=protocol,
                 policy=policy,
+                depth=depth,
                 gate=gate,
                 system_prompt=system_prompt,
                 user_prompt=user_prompt,

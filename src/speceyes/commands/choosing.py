@@ -20,6 +20,7 @@ def chosen(
     large: str | None = None,
     protocol: str | None = None,
     policy: str | None = None,
+    depth: int | None = None,
     gate: str | None = None,
     system_prompt: Path | None = None,
     user_prompt: Path | None = None,
@@ -37,6 +38,8 @@ def chosen(
         choices = replace(choices, protocol=parse_protocol(protocol))
     if policy is not None:
         choices = replace(choices, policy=parse_policy(policy))
+    if depth is not None:
+        choices = replace(choices, settings=replace(choices.settings, depth=depth))
     if gate is not None:
         choices = replace(choices, gate=load_gate(gate))
     if system_prompt is not None:

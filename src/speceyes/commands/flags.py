@@ -22,6 +22,10 @@ Policy = Annotated[
     str | None,
     typer.Option(help="serial, overlap, race, adaptive.", show_default=DEFAULT_POLICY),
 ]
+Depth = Annotated[
+    int | None,
+    typer.Option(min=0, help="How often the small one may look closer.", show_default="0"),
+]
 Gate = Annotated[
     str | None, typer.Option(help="paper, FILE.json or FILE.toml; the built-in pair has its own.")
 ]

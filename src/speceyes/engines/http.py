@@ -83,7 +83,7 @@ class HttpEngine:
     async def generate(self, request: GenerateRequest) -> Generation:
         """Go on with the conversation. Raises: EngineError; PictureError for a damaged picture."""
         self._transport.check_open()
-        model = self._given_model or await self._first_model()
+        model = await self.find_model()
         shown = await self._urls.show(pictures_of(request))
         asked = terms = terms_for(request, self._learnt, self._settings)
         while True:
@@ -110,6 +110,15 @@ class HttpEngine:
     def probe(self) -> ServerLoad:
         """Give who asks the server how busy it is; closed with the engine."""
         return self._load
+
+    @property
+    def model(self) -> str | None:
+        """The model that it asks for; None: not looked up yet."""
+        return self._given_model or self._found_model
+
+    async def find_model(self) -> str:
+        """Give the model that it asks for, looked up if it must be. Raises: EngineError."""
+        return self._given_model or await self._first_model()
 
     async def served_models(self) -> tuple[ServedModel, ...]:
         """Ask the server what it serves, and with which context. Raises: EngineError."""

@@ -7,11 +7,11 @@ cancelled closes its connection, which is how the server learns that nobody wait
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import aiohttp
 import anyio
 
+from speceyes.engines.payload import WholeBody
 from speceyes.engines.wire.refusals import Refusal, clean, read_refusal
 from speceyes.engines.wire.retry import RETRIED_STATUSES, retry_after_s, wait_before_retry
 from speceyes.engines.wire.settings import HttpSettings
@@ -28,6 +29,9 @@ _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 _MAX_REFUSAL_BYTES: Final = 64 * 1024
 _LAST_BYTES_S: Final = 0.05
 _CLOSED: Final = "is closed; make another one"
+
+ONWARD: ContextVar[Mapping[str, str]] = ContextVar("onward")
+"""Headers that all calls made within a task carry beside their own: its place in a trace, say."""
 
 
 class Sink(Protocol):
@@ -70,10 +74,14 @@ class _Attempt:
         return self.session.request(
             self.method,
             self.url,
-            data=None if self.body is None else io.BytesIO(self.body),
-            headers={} if self.body is None else {"content-type": "application/json"},
+            data=None if self.body is None else WholeBody(self.body),
+            headers=self._headers(),
             allow_redirects=False,  # the key is for this server alone
         )
+
+    def _headers(self) -> dict[str, str]:
+        own = {} if self.body is None else {"content-type": "application/json"}
+        return {**ONWARD.get({}), **own}
 
 
 @dataclass(slots=True)

@@ -34,6 +34,8 @@ SERIAL: Final = Start(speculation=False, agent=False)
 OVERLAP: Final = Start(speculation=True, agent=False)
 RACE: Final = Start(speculation=True, agent=True)
 
+_UNSURE: Final[frozenset[Reason]] = frozenset({"below_threshold", "needs_tool"})
+
 
 async def run(passage: Passage, start: Start) -> Answered:
     """Take a query to its end.
@@ -67,19 +69,49 @@ async def run(passage: Passage, start: Start) -> Answered:
 
 
 async def _attempt(passage: Passage, *, early: bool) -> Attempt:
-    """Phases I to III. The screen has the first word, also where speculation has ended before."""
+    """Phases I to III. The screen has the first word, also where speculation has ended before.
+
+    What needs a tool is looked at closer by the small model itself, where it may do so: its answer
+    at first sight is then none.
+    """
     if not early or passage.parts.screener is None:
         reason = await passage.screen()
-        return await passage.speculate() if reason is None else Attempt(reason)
+        if reason is not None and not _looks_itself(passage, reason):
+            return Attempt(reason)
+        return await _look_closer(passage, await passage.speculate(), reason)
     speculation = _Branch(passage.speculate)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(speculation.run)
         screened = await _tried(passage.screen)
-        if screened is not None:
+        if screened is not None and not _looks_itself(passage, screened):
             tasks.cancel_scope.cancel()
     if isinstance(screened, Exception):
         raise screened
-    return speculation.found() if screened is None else Attempt(screened)
+    if screened is not None and not _looks_itself(passage, screened):
+        return Attempt(screened)
+    return await _look_closer(passage, speculation.found(), screened)
+
+
+async def speculate(passage: Passage) -> Attempt:
+    """Let the small model answer, and look closer as often as it may while it is not sure."""
+    return await _look_closer(passage, await passage.speculate(), None)
+
+
+def _looks_itself(passage: Passage, screened: Reason | Exception) -> bool:
+    return screened == "needs_tool" and passage.rules.depth > 0
+
+
+async def _look_closer(passage: Passage, attempt: Attempt, screened: Reason | None) -> Attempt:
+    if attempt.error is None and screened is not None:
+        attempt = replace(attempt, reason=screened)
+    while attempt.reason in _UNSURE and attempt.looks < passage.rules.depth:
+        closer = await passage.look_closer(attempt)
+        if closer is attempt:
+            break
+        attempt = closer
+    if screened is None or attempt.reason == "accepted" or attempt.error is not None:
+        return attempt
+    return replace(attempt, reason=screened)
 
 
 @dataclass(slots=True)

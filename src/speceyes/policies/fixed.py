@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from speceyes.events import Answered
+from speceyes.events import Answered, Reason
 from speceyes.phases import Passage
-from speceyes.policies.contest import OVERLAP, RACE, SERIAL, run
+from speceyes.policies.contest import OVERLAP, RACE, SERIAL, run, speculate
 
 Policy: TypeAlias = Callable[[Passage], Awaitable[Answered]]
 
@@ -43,10 +43,15 @@ async def race(passage: Passage) -> Answered:
 
 async def small_only(passage: Passage) -> Answered:
     """Let the small model answer, whatever the gate says of it: the other baseline."""
-    return passage.give(await passage.speculate())
+    return passage.give(await speculate(passage))
 
 
 async def agent_only(passage: Passage) -> Answered:
     """Let the agent answer at once: the baseline."""
-    passage.leave_to_agent("agent_only")
-    return passage.end_with_agent("agent_only", await passage.ask_agent())
+    return await straight_to_agent(passage, "agent_only")
+
+
+async def straight_to_agent(passage: Passage, reason: Reason) -> Answered:
+    """Let the agent answer and nobody else, for a reason that was known before."""
+    passage.leave_to_agent(reason)
+    return passage.end_with_agent(reason, await passage.ask_agent())

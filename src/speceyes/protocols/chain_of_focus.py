@@ -8,7 +8,7 @@ Source: the wire format of CoF-7B (Qwen2.5-VL) and its published inference loop.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from speceyes.protocols.answers import ANSWER_END
 from speceyes.protocols.boxes import BoxLimits, Corners, read_corners, shown_part, to_original
@@ -24,13 +24,12 @@ from speceyes.protocols.calls import (
     read_json,
 )
 from speceyes.protocols.openings import (
-    check_user_prompt,
     opening,
     qwen_tools,
     repeated,
     user_text,
 )
-from speceyes.protocols.resize import smart_resize
+from speceyes.protocols.release import Release
 from speceyes.protocols.tagged import first_action, spoken
 from speceyes.protocols.turns import add_turn, add_words, tell
 from speceyes.types import (
@@ -88,7 +87,7 @@ _LAST_TURN: Final = "\nThis is the last turn: call no tool, give your <answer>..
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainOfFocus:
+class ChainOfFocus(Release):
     """Speak with CoF-7B and its kin. Implements `types.ToolProtocol`.
 
     Boxes are read in pixels of the first view, also after a zoom. One that is no box, or reaches
@@ -96,40 +95,17 @@ class ChainOfFocus:
     was wrong with it. `size` is what the box measures in the view, times `crop_scale`.
     Units: `min_px` and `max_px` are areas of what the model sees; `min_side_px` is in original
     pixels. `system_prompt` and `user_prompt` None: our own words.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
+
+    name: ClassVar[str] = "chain-of-focus"
+    stop: ClassVar[tuple[str, ...]] = (CALL_END, ANSWER_END)
 
     min_px: int = 112 * 112
     max_px: int = 3840 * 3840
-    factor: int = 28
     box_scale: float = 1.5
     crop_scale: float = 2.0
     min_side_px: int = 1
     budget: Budget = _BUDGET
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "chain-of-focus"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn."""
-        return (CALL_END, ANSWER_END)
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """None for the chat template: the opening words them itself."""
-        return ()
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Show the tool, then the pictures, the question and how to answer."""

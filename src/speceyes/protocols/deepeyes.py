@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from speceyes.protocols.answers import ANSWER_END
 from speceyes.protocols.boxes import BoxLimits, clip, read_corners, to_original
@@ -23,13 +23,12 @@ from speceyes.protocols.calls import (
     read_json,
 )
 from speceyes.protocols.openings import (
-    check_user_prompt,
     opening,
     qwen_tools,
     repeated,
     user_text,
 )
-from speceyes.protocols.resize import smart_resize
+from speceyes.protocols.release import Release
 from speceyes.protocols.tagged import first_action, spoken
 from speceyes.protocols.turns import add_turn, add_words, tell
 from speceyes.types import (
@@ -40,7 +39,6 @@ from speceyes.types import (
     Observation,
     Query,
     Reply,
-    Size,
     Text,
     ToolCall,
     View,
@@ -96,7 +94,7 @@ _LAST_TURN: Final = "\nThis is the last turn: call no tool, give your <answer>..
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeepEyes:
+class DeepEyes(Release):
     """Speak with DeepEyes-7B and its kin. Implements `types.ToolProtocol`.
 
     Boxes are read in pixels of the first view, also after a zoom, and mapped to its original.
@@ -104,39 +102,14 @@ class DeepEyes:
     None, and `was_clipped` if the model's box reached beyond the picture.
     Units: `min_px` and `max_px` are areas of what the model sees; `min_side_px` is in original
     pixels, for the crop is cut from there. `system_prompt` and `user_prompt` None: our own words.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
 
-    min_px: int = 4 * 28 * 28
-    max_px: int = 16384 * 28 * 28
-    factor: int = 28
+    name: ClassVar[str] = "deepeyes"
+    stop: ClassVar[tuple[str, ...]] = (CALL_END, ANSWER_END)
+
     min_side_px: int = 28
     max_aspect: float = 100.0
     budget: Budget = _BUDGET
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "deepeyes"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn."""
-        return (CALL_END, ANSWER_END)
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """None for the chat template: the opening words them itself."""
-        return ()
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Show the tool, then the pictures, the question and how to answer."""

@@ -7,13 +7,13 @@ and code out. Source: the wire format of DeepEyesV2-7B (Qwen2.5-VL).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from speceyes.notebook import Notebook
 from speceyes.protocols.answers import ANSWER_END, thought_chars
 from speceyes.protocols.code import CODE_END, FENCED, Brought, coded, read_code
-from speceyes.protocols.openings import check_user_prompt, opening, user_text
-from speceyes.protocols.resize import smart_resize
+from speceyes.protocols.openings import opening, user_text
+from speceyes.protocols.release import Release
 from speceyes.protocols.turns import add_turn, add_words
 from speceyes.types import (
     Budget,
@@ -23,7 +23,6 @@ from speceyes.types import (
     Observation,
     Query,
     Reply,
-    Size,
     Text,
     View,
 )
@@ -53,44 +52,19 @@ _LAST_TURN: Final = "\nThis is the last turn: write no code, give your <answer>.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeepEyesV2:
+class DeepEyesV2(Release):
     """Speak with DeepEyesV2-7B and its kin. Implements `types.ToolProtocol`.
 
     Originals are variables of the code; it shows images by `plt.show()`. Its web search is not
     offered. Units: `min_px` and `max_px` are areas of what the model sees. `system_prompt` and
     `user_prompt` None: our own words.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
 
-    min_px: int = 4 * 28 * 28
-    max_px: int = 16384 * 28 * 28
-    factor: int = 28
+    name: ClassVar[str] = "deepeyes-v2"
+    stop: ClassVar[tuple[str, ...]] = (CODE_END, ANSWER_END)
+
     budget: Budget = _BUDGET
     notebook: Notebook = _NOTEBOOK
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "deepeyes-v2"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn."""
-        return (CODE_END, ANSWER_END)
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """None for the chat template: the opening words them itself."""
-        return ()
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Say what the notebook holds, then show the pictures, the question and how to answer."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from speceyes.protocols.boxes import BoxLimits, clip, count_originals, read_corners, to_original
 from speceyes.protocols.calls import ZOOM, Unreadable, brief, raw_call, read_json
-from speceyes.protocols.openings import check_user_prompt, opening, user_text
-from speceyes.protocols.resize import smart_resize
+from speceyes.protocols.openings import opening, user_text
+from speceyes.protocols.release import Release
 from speceyes.protocols.tagged import first_action, spoken
 from speceyes.protocols.turns import add_turn, add_words, count_images, count_turns, tell
 from speceyes.types import (
@@ -25,7 +25,6 @@ from speceyes.types import (
     Part,
     Query,
     Reply,
-    Size,
     Text,
     ToolCall,
     View,
@@ -57,46 +56,23 @@ _LAST_TURN: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MiniO3:
+class MiniO3(Release):
     """Speak with Mini-o3-7B. Implements `types.ToolProtocol`.
 
     Boxes run from 0 to 1 over the image that `source` names: the first original, or the i-th
     observation, counted from 1. Actions are counted from 0, as in the release.
     Units: `min_px` and `max_px` are areas of what the model sees; `min_side_px` is in original
     pixels. `system_prompt` and `user_prompt` None: our own words.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
+
+    name: ClassVar[str] = "mini-o3"
+    stop: ClassVar[tuple[str, ...]] = (GROUND_END,)  # an answer ends by itself
 
     min_px: int = 40_000
     max_px: int = 2_000_000
-    factor: int = 28
     min_side_px: int = 1
     max_aspect: float = 200.0
     budget: Budget = _BUDGET
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "mini-o3"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn; an answer ends by itself."""
-        return (GROUND_END,)
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """None for the chat template: the opening words them itself."""
-        return ()
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Say how to zoom, then show the pictures and ask the question."""

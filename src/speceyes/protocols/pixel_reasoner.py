@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from speceyes.protocols.answers import BOXED, read_boxed
 from speceyes.protocols.boxes import BoxLimits, Corners, clip, read_corners, to_original
@@ -24,7 +24,8 @@ from speceyes.protocols.calls import (
     read_arguments,
     read_json,
 )
-from speceyes.protocols.openings import check_user_prompt, opening, qwen_tools, user_text
+from speceyes.protocols.openings import opening, qwen_tools, user_text
+from speceyes.protocols.release import Release
 from speceyes.protocols.resize import smart_resize
 from speceyes.protocols.turns import add_turn, add_words, tell
 from speceyes.types import (
@@ -84,7 +85,7 @@ _LAST_TURN: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PixelReasoner:
+class PixelReasoner(Release):
     """Speak with PixelReasoner-7B. Implements `types.ToolProtocol`.
 
     Boxes run from 0 to 1 over the image that `target_image` names, counted from 1 over all that
@@ -94,41 +95,18 @@ class PixelReasoner:
     exactly 1 is here the image's.
     Units: `min_px`, `max_px` and `crop_min_px` are areas of what the model sees; `min_side_px` is
     in original pixels. `system_prompt` and `user_prompt` None: our own words.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
+
+    name: ClassVar[str] = "pixel-reasoner"
+    stop: ClassVar[tuple[str, ...]] = ()  # of several calls the last counts: it ends turns itself
 
     min_px: int = 512 * 28 * 28
     max_px: int = 5120 * 28 * 28
     crop_min_px: int = 256 * 28 * 28
-    factor: int = 28
     pad: float = 0.1
     min_side_px: int = 28
     max_aspect: float = 200.0
     budget: Budget = _BUDGET
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "pixel-reasoner"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """None: of several calls in a turn the last counts, so the model ends its turns itself."""
-        return ()
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """None for the chat template: the opening words them itself."""
-        return ()
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Show the tool, then the pictures, the question and the guidelines."""

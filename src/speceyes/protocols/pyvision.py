@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from speceyes.notebook import Notebook
 from speceyes.protocols.answers import ANSWER, ANSWER_END, BOXED, read_boxed, thought_chars
 from speceyes.protocols.code import CODE, CODE_END, FENCED, Brought, coded, read_code
-from speceyes.protocols.openings import check_user_prompt, user_text
-from speceyes.protocols.resize import smart_resize
+from speceyes.protocols.openings import user_text
+from speceyes.protocols.release import Release
 from speceyes.protocols.turns import add_turn, add_words, count_images
 from speceyes.types import (
     Budget,
@@ -27,7 +27,6 @@ from speceyes.types import (
     Picture,
     Query,
     Reply,
-    Size,
     Text,
     View,
 )
@@ -59,7 +58,7 @@ _LAST_TURN: Final = f"\nThis is the last turn: write no code, give your answer n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PyVision:
+class PyVision(Release):
     """Speak PyVision with any model that writes code. Implements `types.ToolProtocol`.
 
     Originals are variables of the code, counted from 0 as they are announced; what the code shows
@@ -67,38 +66,13 @@ class PyVision:
     `user_prompt` replaces all our words but for the sizes. The release bounds neither turns nor
     views, so the budget is ours, and the views are those of Qwen2.5-VL.
     Units: `min_px` and `max_px` are areas of what the model sees.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
 
-    min_px: int = 4 * 28 * 28
-    max_px: int = 16384 * 28 * 28
-    factor: int = 28
+    name: ClassVar[str] = "pyvision"
+    stop: ClassVar[tuple[str, ...]] = (CODE_END, ANSWER_END)
+
     budget: Budget = _BUDGET
     notebook: Notebook = _NOTEBOOK
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "pyvision"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn."""
-        return (CODE_END, ANSWER_END)
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """None for the chat template: the opening words them itself."""
-        return ()
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Announce the pictures and their sizes, say how code is written, and ask."""

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from speceyes.protocols.calls import CALL_END, ZOOM, Unreadable, read_json
 from speceyes.protocols.qwen3_vl import Qwen3VL
@@ -37,12 +37,9 @@ class Qwen35(Qwen3VL):
     and an engine over HTTP turns that into JSON between tags.
     """
 
-    budget: Budget = _BUDGET
+    name: ClassVar[str] = "qwen3.5"
 
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "qwen3.5"
+    budget: Budget = _BUDGET
 
     @property
     def form(self) -> str:

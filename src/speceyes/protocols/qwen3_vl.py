@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from speceyes.protocols.answers import ANSWER, read_plain, read_tagged, thought_chars
 from speceyes.protocols.boxes import BoxLimits, clip, read_corners, to_original
@@ -27,7 +27,8 @@ from speceyes.protocols.calls import (
     read_arguments,
     read_json,
 )
-from speceyes.protocols.openings import check_user_prompt, opening, user_text
+from speceyes.protocols.openings import opening, user_text
+from speceyes.protocols.release import Release
 from speceyes.protocols.resize import smart_resize
 from speceyes.protocols.turns import add_turn, add_words, tell
 from speceyes.types import (
@@ -39,7 +40,6 @@ from speceyes.types import (
     Query,
     Reply,
     Role,
-    Size,
     Text,
     ToolCall,
     View,
@@ -93,7 +93,7 @@ _LAST_TURN: Final = "\nThis is the last turn: call no tool, give only the final 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen3VL:
+class Qwen3VL(Release):
     """Speak with Qwen3-VL of any size. Implements `types.ToolProtocol`.
 
     Boxes run from 0 to 1000 over the image that `img_idx` names, counted from 0 over all that was
@@ -102,8 +102,10 @@ class Qwen3VL:
     The release says nothing of turns and tokens: the budget is ours.
     Units: `min_px`, `max_px`, `crop_min_px` and `crop_max_px` are areas of what the model sees;
     `min_side_px` is in original pixels. `system_prompt` and `user_prompt` None: our own words.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
+
+    name: ClassVar[str] = "qwen3-vl"
+    stop: ClassVar[tuple[str, ...]] = (CALL_END,)  # an answer ends by itself
 
     min_px: int = 64 * 32 * 32
     max_px: int = 16384 * 32 * 32
@@ -113,21 +115,6 @@ class Qwen3VL:
     min_side_px: int = 32
     max_aspect: float = 200.0
     budget: Budget = _BUDGET
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "qwen3-vl"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn; an answer ends by itself."""
-        return (CALL_END,)
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -138,10 +125,6 @@ class Qwen3VL:
     def form(self) -> str:
         """How a right call looks, for a model that wrote a wrong one."""
         return _FORM
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Say when to zoom, then show the pictures and ask the question."""

@@ -7,13 +7,13 @@ and code out. Source: the wire format of Thyme-RL and Thyme-SFT (Qwen2.5-VL).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from speceyes.notebook import OUTPUT_FOLDER, Notebook
 from speceyes.protocols.answers import ANSWER, ANSWER_END
 from speceyes.protocols.code import CODE_END, FENCED, Brought, coded, read_code
-from speceyes.protocols.openings import check_user_prompt, opening, user_text
-from speceyes.protocols.resize import smart_resize
+from speceyes.protocols.openings import opening, user_text
+from speceyes.protocols.release import Release
 from speceyes.protocols.turns import add_words
 from speceyes.types import (
     Budget,
@@ -25,7 +25,6 @@ from speceyes.types import (
     Part,
     Query,
     Reply,
-    Size,
     Text,
     View,
 )
@@ -60,7 +59,7 @@ _LAST_WORDS: Final = "\nI can run no more code, so I answer from what I have see
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thyme:
+class Thyme(Release):
     """Speak with Thyme-RL, Thyme-SFT and their kin. Implements `types.ToolProtocol`.
 
     The code sees the originals, in their own pixels; the model sees the first views. What code
@@ -68,38 +67,14 @@ class Thyme:
     what was printed, or how it failed. On the last turn the answer is opened for the model.
     Units: `min_px` and `max_px` are areas of what the model sees. `system_prompt` and
     `user_prompt` None: our own words; in a user prompt {files} is where paths and sizes belong.
-    Raises: ConfigError if the user prompt cannot be filled in.
     """
 
-    min_px: int = 4 * 28 * 28
-    max_px: int = 16384 * 28 * 28
-    factor: int = 28
+    name: ClassVar[str] = "thyme"
+    stop: ClassVar[tuple[str, ...]] = (CODE_END, ANSWER_END)
+    placeholders: ClassVar[tuple[str, ...]] = _FIELDS
+
     budget: Budget = _BUDGET
     notebook: Notebook = _NOTEBOOK
-    system_prompt: str | None = None
-    user_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        check_user_prompt(self.user_prompt, more=_FIELDS)
-
-    @property
-    def name(self) -> str:
-        """The protocol's name in settings and records."""
-        return "thyme"
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn."""
-        return (CODE_END, ANSWER_END)
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """None for the chat template: the opening words them itself."""
-        return ()
-
-    def view_size(self, size: Size) -> Size:
-        """Give the size at which the model sees a picture of this size."""
-        return smart_resize(size, factor=self.factor, min_px=self.min_px, max_px=self.max_px)
 
     def opening(self, query: Query, views: tuple[View, ...]) -> Conversation:
         """Say how code is written, then show the pictures, ask, and say where their files are."""

@@ -50,6 +50,8 @@ class Axis:
         step = _round_step((self.high - self.low) / max(count, 1))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
+        if first > last:  # no round value of so few is inside
+            return self.ticks(2 * count)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         return [
             Tick(self.at(index * step), f"{index * step:.{digits}f}")

@@ -1,0 +1,1 @@
+"""The gateway: a server of the chat-completions API, behind which the funnel answers."""

@@ -1,0 +1,1 @@
+"""JSON to values and back: what the gateway says and hears (pure)."""

@@ -1,0 +1,134 @@
+"""A plan made live: engines on servers, each opened once, told by its model's name."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from speceyes.assemble_gateway import open_gateway
+from speceyes.errors import ConfigError
+from speceyes.gateway.app import inner_app
+from speceyes.gateway.settings_file import plan_of
+from tests.asgi import Client
+from tests.gateway_rig import body, text_body
+from tests.stub_server import last_text, refusal, say, serving
+
+pytestmark = pytest.mark.anyio
+
+TWO_ROUTES = """
+protocol = "deepeyes"
+gate = {{ threshold = 1.0, k = 16 }}
+
+[engines.big]
+engine = "{url}"
+
+[routes.speceyes]
+small = "{url}#little"
+large = "big"
+
+[routes.careful]
+small = "{url}#little"
+large = "big"
+settings = {{ screen_by = "small" }}
+
+[routes.plain]
+large = "big"
+mode = "bypass"
+"""
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+def speak(asked):
+    """Play both models, and the server for what is passed on."""
+    if asked.get("max_tokens") == 1:
+        return say(asked, [" no"])
+    if asked.get("top_logprobs"):
+        return say(asked, ["star"])
+    return say({"max_tokens": 50} | asked, ["<answer>", "ring", "</answer>"])
+
+
+async def ask(script, *asked, **headers):
+    async with serving(script) as server:
+        table = tomllib.loads(TWO_ROUTES.format(url=server.url))
+        plan = plan_of(table, Path(), flags={})
+        async with open_gateway(plan) as gateway, gateway.observer.open():
+            client = Client(inner_app(gateway))
+            replies = [await client.post(one, **headers) for one in asked]
+            return replies, server, (await client.get("/readyz")).json()
+
+
+async def test_both_engines_are_asked_under_their_own_names():
+    (reply,), server, _ = await ask(speak, body())
+    assert reply.json()["model"] == "little"
+    assert reply.json()["choices"][0]["message"]["content"] == "star"
+    assert [asked["model"] for asked in server.bodies] == ["stub", "little"]
+
+
+async def test_routes_that_name_the_same_engine_share_it_and_its_breaker():
+    def dead(asked):
+        return refusal(500, "no") if asked["model"] == "stub" else speak(asked)
+
+    replies, server, ready = await ask(dead, *[body()] * 6, text_body(model="plain"))
+    assert {reply.status for reply in replies[:5]} <= {502, 503}
+    assert {one["large"] for one in ready["engines"].values()} == {"open"}
+    assert replies[-1].status == 503
+    assert "plain" not in [asked["model"] for asked in server.bodies]
+
+
+async def test_a_request_past_the_method_goes_to_the_large_engines_server():
+    replies, server, _ = await ask(speak, text_body(n=1), text_body(model="plain"))
+    assert [asked["model"] for asked in server.bodies] == ["stub", "stub"]
+    assert {reply.headers["x-speceyes-route"] for reply in replies} == {"bypass"}
+    assert server.lookups == 1
+
+
+async def test_a_requests_place_in_a_trace_reaches_the_engines():
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    (reply,), server, _ = await ask(speak, body(), traceparent=parent)
+    for headers in server.headers:
+        told = {name.lower(): value for name, value in headers.items()}
+        assert told["traceparent"] == parent
+        assert told["x-request-id"] == reply.headers["x-request-id"]
+
+
+async def test_the_small_engine_may_screen():
+    (reply,), server, _ = await ask(speak, body(model="careful"))
+    assert [asked["model"] for asked in server.bodies] == ["little", "little"]
+    assert reply.json()["speceyes"]["usage"]["large"]["total_tokens"] == 0
+
+
+async def test_earlier_turns_reach_the_engines():
+    earlier = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": "Hello!"},
+    ]
+    _, server, _ = await ask(speak, body(*earlier, *body()["messages"]))
+    for asked in server.bodies:
+        assert [message["role"] for message in asked["messages"]] == [
+            "system",
+            "user",
+            "assistant",
+            "user",
+        ]
+        assert "which?" in last_text(asked)
+
+
+async def test_a_mistake_names_its_route():
+    table = {"routes": {"fast": {"large": "http://127.0.0.1:9/v1"}}}
+    with pytest.raises(ConfigError) as caught:
+        async with open_gateway(plan_of(table, Path(), flags={})):
+            pass
+    assert caught.value.field == "routes.fast.gate"
+
+
+async def test_passing_everything_on_takes_a_server():
+    table = {"routes": {"fast": {"large": "builtin", "mode": "bypass"}}}
+    with pytest.raises(ConfigError) as caught:
+        async with open_gateway(plan_of(table, Path(), flags={})):
+            pass
+    assert caught.value.field == "routes.fast.mode"
