@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from speceyes.bench.comparison import compare
 from speceyes.bench.page.planned import lay_out_plan, write_plan
 from speceyes.bench.page.published import tables
+from speceyes.config import Settings
 from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import ConfigError, SpecEyesError
 from speceyes.plan.clock import run_virtually
@@ -520,12 +521,19 @@ def test_the_command_refuses(words, complaint):
     assert complaint in done.stderr
 
 
-def test_a_run_whose_queries_overlapped_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"concurrency": 6}, "its queries overlapped (6 at once)"),
+        ({"settings": Settings(depth=1)}, "its small model looked closer"),
+    ],
+)
+def test_a_run_of_which_no_plan_can_be_made_is_refused(tmp_path, change, complaint):
     run = tiny_run(60)
-    folder = kept(tmp_path / "run", replace(run, manifest=replace(run.manifest, concurrency=6)))
+    folder = kept(tmp_path / "run", replace(run, manifest=replace(run.manifest, **change)))
     done = call("plan", folder)
     assert done.exit_code == 2
-    assert "its queries overlapped (6 at once)" in done.stderr
+    assert complaint in done.stderr
 
 
 def test_a_cancelled_call_leaves_the_station_as_it_was():

@@ -44,7 +44,7 @@ from speceyes.events import Answer, Event
 from speceyes.extras import with_extra
 from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
-from speceyes.gate_match import check_gate
+from speceyes.gate_match import check_choices
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
 from speceyes.policies.named import make_policy
@@ -282,18 +282,11 @@ class SpecEyes:
 
 
 def arrange(choices: Choices) -> SpecEyes:
-    """Make what a caller chose; what was left open gets the defaults.
-
-    Raises: ConfigError, also for a gate that was calibrated for other models or another prompt.
-    """
-    from speceyes.prompts import SPECULATE_ID
-
-    small, large = choices.small or DEFAULT_ENGINE, choices.large or DEFAULT_ENGINE
-    if choices.gate is not None:
-        check_gate(choices.gate, small=small, large=large, prompt_id=SPECULATE_ID)
+    """Make what a caller chose; what was left open gets the defaults. Raises: ConfigError."""
+    check_choices(choices)
     return SpecEyes(
-        small=small,
-        large=large,
+        small=choices.small or DEFAULT_ENGINE,
+        large=choices.large or DEFAULT_ENGINE,
         protocol=choices.protocol or DEFAULT_PROTOCOL,
         policy=choices.policy or DEFAULT_POLICY,
         gate=choices.gate,

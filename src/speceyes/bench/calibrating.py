@@ -61,6 +61,12 @@ def calibrate(runs: Sequence[Run], wish: Wish, *, others: Sequence[Run] = ()) ->
     record.
     """
     manifest = _same([run.manifest for run in [*runs, *others]])
+    if manifest.settings.depth:
+        raise ConfigError(
+            "run",
+            "its small model looked closer where the gate was in doubt, so what it said depends on "
+            "the threshold; give runs made with depth 0",
+        )
     trials = trials_of(compare(runs))
     risk = _risk(trials, wish.by)
     spec = spec_for(manifest, wish)
@@ -173,4 +179,5 @@ def _decisive(manifest: Manifest) -> dict[str, Any]:
         "screen": manifest.screen,
         "screen_by": manifest.settings.screen_by,
         "max_answer_tokens": manifest.settings.max_answer_tokens,
+        "depth": manifest.settings.depth,
     }

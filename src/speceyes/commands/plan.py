@@ -257,6 +257,10 @@ def _of_run(folder: Path, thresholds: Sequence[float]) -> Any:
             f"its queries overlapped ({run.manifest.concurrency} at once), so its times include "
             "waiting; give a run made with --concurrency 1",
         )
+    if run.manifest.settings.depth:
+        raise ConfigError(
+            "run", "its small model looked closer, which no plan knows; give a run of depth 0"
+        )
     (comparison,) = compare([run])
     own = run.manifest.gate
     draws = []

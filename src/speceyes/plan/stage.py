@@ -139,6 +139,9 @@ class _Prompts:
     def speculate(self, query: Query, _: tuple[View, ...], /) -> Conversation:
         return _asked("speculate", query)
 
+    def answer_briefly(self, _: Query, /) -> str:
+        return ""
+
 
 class _Terse:
     """A protocol of two words."""
