@@ -120,7 +120,7 @@ def stability_index(expected: Sequence[int], found: Sequence[int]) -> float:
     distribution; it says how far, not whether by chance.
 
     >>> round(stability_index((50, 50), (50, 50)), 3), round(stability_index((50, 50), (90, 10)), 2)
-    (0.0, 0.86)
+    (0.0, 0.85)
     """
     p, q = _shares(expected), _shares(found)
     return math.fsum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True))
