@@ -35,7 +35,7 @@ class PlanPage:
 def write_plan(planned: Planned, path: Path) -> None:
     """Write the page. Raises: ConfigError if it cannot be written."""
     template = environment().get_template("plan.html.jinja")
-    page = template.render(page=lay_out_plan(planned), load_of=load_of)
+    page = template.render(page=lay_out_plan(planned), load_of=load_of, name_of=name_of)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
