@@ -259,16 +259,16 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--streams", type=int, help="so many streams at once, instead")
-    parser.add_argument("--stream-s", type=int, default=30, help="that each stream lasts")
+    parser.add_argument("--stream-s", type=int, default=60, help="that each stream lasts")
     parser.add_argument("--route", choices=("bypass", "funnel"), default="bypass")
     parser.add_argument("--out", type=Path, help="where the document goes as well")
     asked = parser.parse_args()
     first, last = cores()
-    room = f"[gateway.limits]\nmax_in_flight = {max(512, 2 * (asked.streams or 0))}\n"
+    room = max(512, asked.streams or 0)
     with (
         tempfile.TemporaryDirectory() as folder,
         upstream(first) as port,
-        gateway(last, port, Path(folder), more=room) as target,
+        gateway(last, port, Path(folder), room=room) as target,
     ):
         told, has_held = (run_streams if asked.streams else run_soak)(asked, target, port)
         if not has_held:

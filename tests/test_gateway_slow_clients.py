@@ -17,7 +17,7 @@ GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 
 @pytest.fixture
 def anyio_backend():
-    return "asyncio"
+    return "asyncio", {"use_uvloop": True}
 
 
 class Echo:

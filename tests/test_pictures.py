@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from speceyes import pictures
 from speceyes.errors import (
@@ -267,18 +267,38 @@ def test_exif_rotation_is_applied_and_the_size_is_upright(orientation):
     assert np.abs(np.subtract(image.getpixel((56, 16)), BLUE)).max() <= 8
 
 
-@pytest.mark.parametrize("is_late", [False, True])
-def test_a_png_may_be_rotated_too_even_when_it_says_so_after_its_pixels(is_late):
+@pytest.mark.parametrize(("is_late", "others"), [(False, 0), (True, 0), (True, 25_000)])
+def test_a_png_may_be_rotated_too_even_when_it_says_so_after_its_pixels(is_late, others):
     exif = Image.Exif()
     exif[0x0112] = 6
     data = saved(two_halves().transpose(Image.Transpose.ROTATE_90), exif=exif)
     if is_late:
         start = data.index(b"eXIf") - 4
         stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        data = data[:start] + data[stop:-12] + data[start:stop] + data[-12:]
+        between = (bytes(4) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))) * others
+        data = data[:start] + data[stop:-12] + between + data[start:stop] + data[-12:]
     picture = open_picture(data)
     assert (picture.size, picture.is_plain) == ((8, 4), False)
     assert decode(picture).tobytes() == two_halves().tobytes()
+
+
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def test_a_png_may_say_in_a_text_that_it_is_rotated():
+    told = PngImagePlugin.PngInfo()
+    told.add_itxt("XML:com.adobe.xmp", XMP, zip=True)
+    data = saved(two_halves().transpose(Image.Transpose.ROTATE_90), pnginfo=told)
+    picture = open_picture(data)
+    assert (picture.size, picture.is_plain) == ((8, 4), False)
+
+
+def test_a_png_that_merely_contains_the_words_is_not_decoded(monkeypatch):
+    told = PngImagePlugin.PngInfo()
+    told.add_text("Comment", "eXIf, Raw profile type exif, XML:com.adobe.xmp")
+    data = saved(two_halves(), pnginfo=told)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    assert open_picture(data).is_plain
 
 
 def test_a_picture_whose_pixels_belie_its_header_is_refused():

@@ -23,6 +23,7 @@ import httptools
 import uvloop
 from PIL import Image as Pillow
 
+PATCH_PX: Final = 28  # Qwen's models see pictures in patches of so many pixels
 QUESTION: Final = "What colour is the thing in the middle?"
 GIVE_UP_S: Final = 120.0  # without a reply
 
@@ -39,6 +40,7 @@ class Run:
     model: str
     path: str = "/v1/chat/completions"
     image_bytes: int = 0
+    is_odd: bool = False
     is_stream: bool = False
     connections: int = 1
     seconds: float = 2.0
@@ -59,9 +61,16 @@ class Measured:
 
 
 @cache
-def picture_url(length: int) -> str:
-    """Make a picture, of noise that cannot be packed, whose base64 has about this length."""
-    side = max(1, int((length * 3 / 4 / 3) ** 0.5))
+def picture_url(length: int, *, is_odd: bool = False) -> str:
+    """Make a picture, of noise that cannot be packed, whose base64 has about this length.
+
+    An odd one is of no size that models see pictures in: the funnel shows it to them resized.
+    """
+    side = max(PATCH_PX, round((length / 4) ** 0.5))
+    if is_odd:
+        side += side % PATCH_PX == 0
+    else:
+        side = round(side / PATCH_PX) * PATCH_PX
     noise = random.Random(length).randbytes(side * side * 3)  # noqa: S311 - nothing secret
     kept = io.BytesIO()
     Pillow.frombytes("RGB", (side, side), noise).save(kept, "PNG", compress_level=0)
@@ -69,12 +78,17 @@ def picture_url(length: int) -> str:
 
 
 def chat_body(
-    model: str, *, image_bytes: int = 0, is_stream: bool = False, question: str = QUESTION
+    model: str,
+    *,
+    image_bytes: int = 0,
+    is_odd: bool = False,
+    is_stream: bool = False,
+    question: str = QUESTION,
 ) -> bytes:
     """Word a question as clients do."""
     content: Any = question
     if image_bytes:
-        shown = {"type": "image_url", "image_url": {"url": picture_url(image_bytes)}}
+        shown = {"type": "image_url", "image_url": {"url": picture_url(image_bytes, is_odd=is_odd)}}
         content = [shown, {"type": "text", "text": question}]
     body = {"model": model, "messages": [{"role": "user", "content": content}]}
     if is_stream:
@@ -143,7 +157,9 @@ async def connect(port: int) -> Client:
 
 async def measure(run: Run) -> Measured:
     """Ask for as long as the run says."""
-    body = chat_body(run.model, image_bytes=run.image_bytes, is_stream=run.is_stream)
+    body = chat_body(
+        run.model, image_bytes=run.image_bytes, is_odd=run.is_odd, is_stream=run.is_stream
+    )
     request = http_request(run.path, body)
     warm, _ = await _ask_on(run, request, run.warm_s)
     began_s = time.perf_counter()

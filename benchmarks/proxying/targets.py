@@ -173,27 +173,32 @@ def wire(core: int, upstream_port: int) -> Iterator[Target]:
         stop(process)
 
 
-def gateway_settings(upstream_port: int, port: int, *, more: str = "") -> str:
-    """Write the gateway's settings: one model for each route, both on the same upstream."""
+def gateway_settings(upstream_port: int, port: int, *, room: int = 512) -> str:
+    """Write the gateway's settings: one model for each route, both on the same upstream.
+
+    `room`: so many requests may be under way, and so many connections to an engine.
+    """
     address = f"http://127.0.0.1:{upstream_port}"
     return f"""
 gate = "paper"
 small = {{engine = "{address}/small/v1#{MODEL}"}}
 large = {{engine = "{address}/large/v1#{MODEL}"}}
+http = {{max_connections = {room}}}
 [routes.bypass]
 mode = "bypass"
 [routes.funnel]
 [gateway]
 port = {port}
-{more}
+[gateway.limits]
+max_in_flight = {room}
 """
 
 
 @contextmanager
-def gateway(core: int, upstream_port: int, folder: Path, *, more: str = "") -> Iterator[Target]:
+def gateway(core: int, upstream_port: int, folder: Path, *, room: int = 512) -> Iterator[Target]:
     """Serve the gateway, with one worker; its model here is that of the bypass."""
     port, settings, log = free_port(), folder / "speceyes.toml", folder / "gateway.log"
-    settings.write_text(gateway_settings(upstream_port, port, more=more), encoding="utf-8")
+    settings.write_text(gateway_settings(upstream_port, port, room=room), encoding="utf-8")
     process = start((SPECEYES, "serve", "--config", settings), core=core, log=log)
     try:
         wait_ready(process, port, "/readyz", log=log)

@@ -40,6 +40,8 @@ _PLAIN_TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
 _ORIENTATION_TAG: Final = 0x0112
 _QUARTER_TURNS: Final = frozenset({5, 6, 7, 8})
 _PNG_EXIF_MARKS: Final = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_PNG_TEXTS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_PNG_CHUNKS: Final = 20_000  # of more than these each is not looked at
 _FIELD: Final = "picture"
 _HEADER_STEPS: Final = 10_000
 _BYTES_A_STEP: Final = 64
@@ -255,9 +257,24 @@ def _header(file: io.BytesIO) -> PillowImage:
 
 def _rotation(image: PillowImage, data: bytes) -> int:
     # Pillow decodes a whole PNG in search of EXIF after the pixels; most have none anywhere.
-    if image.format == "PNG" and not any(mark in data for mark in _PNG_EXIF_MARKS):
+    if image.format == "PNG" and not _may_be_rotated(data):
         return 1
     return int(image.getexif().get(_ORIENTATION_TAG, 1))
+
+
+def _may_be_rotated(png: bytes) -> bool:
+    # From chunk to chunk: a search through all bytes would hold up other threads for its time.
+    at = 8
+    for _ in range(_PNG_CHUNKS):
+        if at + 8 > len(png):
+            return False
+        kind, start = png[at + 4 : at + 8], at + 8
+        if kind == _PNG_EXIF_MARKS[0]:
+            return True
+        if kind in _PNG_TEXTS and png.startswith(_PNG_EXIF_MARKS[1:], start):
+            return True
+        at = start + int.from_bytes(png[at : at + 4], "big") + 4
+    return any(mark in png for mark in _PNG_EXIF_MARKS)
 
 
 def _check_shape(size: Size, limits: PictureLimits) -> None:

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import logging
+import random
 import struct
 import zlib
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -51,7 +52,7 @@ URL = "messages[0].content[1].image_url.url"
 
 @pytest.fixture(scope="module")
 def anyio_backend():
-    return "asyncio"
+    return "asyncio", {"use_uvloop": True}
 
 
 def png():
@@ -82,6 +83,11 @@ def raw_post(body, *headers, length=None):
     if length is not False:
         head.append(b"content-length: %d" % (len(body) if length is None else length))
     return b"\r\n".join([*head, b"", body])
+
+
+def few(body):
+    """Take no more of a request than a screen needs: what is passed on can be anything."""
+    return {"max_tokens": 20, "top_logprobs": 20 if body.get("top_logprobs") else 0}
 
 
 @dataclass
@@ -128,7 +134,7 @@ class Attack:
 async def attacked(settings=SETTINGS, **routes):
     async with AsyncExitStack() as stack:
         small = StubServer(lambda body: say(body, ["small", " words"]))
-        large = StubServer(lambda body: say({"max_tokens": 20} | body, ["no"]))
+        large = StubServer(lambda body: say(few(body), ["no"]))
         for server in (small, large):
             await server.start()
             stack.push_async_callback(server.stop)
@@ -580,6 +586,53 @@ async def test_a_hundred_thousand_messages(attack):
     body = question()
     body["messages"] = [{"role": "root", "content": ""}] * 40_000
     await attack.refused(body, 400, "messages[0].role")
+
+
+def mutated(data, rng):
+    """Change a few bytes: flipped, cut out, doubled, or strange ones put in."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        at, width = rng.randrange(len(data)), rng.choice((1, 1, 2, 8, 40))
+        match rng.randrange(4):
+            case 0:
+                data[at] ^= 1 << rng.randrange(8)
+            case 1:
+                del data[at : at + width]
+            case 2:
+                data[at:at] = data[at : at + width]
+            case _:
+                data[at:at] = rng.choice(STRANGE)
+        if not data:
+            break
+    return bytes(data)
+
+
+STRANGE = (
+    b"\0",
+    b"\xff",
+    b"\r\n",
+    b'"',
+    b"\\",
+    b"{",
+    b"]",
+    b"\xe2\x80\xa8",
+    b"\\ud800",
+    b"1e999",
+    b",",
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_requests_with_bytes_changed_at_random(attack, seed):
+    rng = random.Random(seed)
+    body = json.dumps(question(n=1, stop=None, metadata={"a": [1, {"b": "c"}]})).encode()
+    for _ in range(60):
+        if rng.random() < 0.8:
+            got = await attack.post(mutated(body, rng))
+            assert got.status in {200, 400, 404, 413, 415}
+        else:
+            got = await attack.send(mutated(raw_post(body, b"connection: close"), rng), quiet_s=1.2)
+            assert set(got.statuses) <= {200, 400, 404, 405, 408, 413, 415, 431, 403}
 
 
 # Pictures that are bombs, or none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -20,6 +21,7 @@ from tests.e2e.vllm_server import Pair
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(900)]
 
 USAGE = {"include_usage": True}
+MANY_TOKENS = 3000  # far more than there is time for before the client leaves
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,23 @@ def test_a_later_turn_asks_about_the_earlier_ones_picture(client: OpenAI):
     said = client.chat.completions.create(**asked)
     assert said.speceyes["route"] in {"speculative", "agentic"}
     assert said.choices[0].message.content
+
+
+def test_a_client_that_leaves_ends_what_vllm_does_for_it(client: OpenAI, vllm_pair: Pair):
+    running, said = "vllm:num_requests_running", "vllm:generation_tokens_total"
+    before = vllm_pair.large.read_metric(said)
+    stream = client.chat.completions.create(
+        model="speceyes",
+        messages=[{"role": "user", "content": "Go on and on."}],
+        max_tokens=MANY_TOKENS,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    next(iter(stream))
+    assert vllm_pair.large.read_metric(running) == 1
+    stream.close()
+    until_s = time.monotonic() + 10
+    while vllm_pair.large.read_metric(running) and time.monotonic() < until_s:
+        time.sleep(0.1)
+    assert vllm_pair.large.read_metric(running) == 0
+    assert vllm_pair.large.read_metric(said) - before < MANY_TOKENS

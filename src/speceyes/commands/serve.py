@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from speceyes.commands.exits import named_errors
-from speceyes.config import DEFAULT_ENGINE, DEFAULT_POLICY
+from speceyes.config import DEFAULT_ENGINE
 from speceyes.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def add_serve(app: "typer.Typer") -> None:
         large: flags.Large = None,
         protocol: flags.Protocol = None,
         gate: flags.Gate = None,
-        policy: Annotated[
-            str | None,
-            typer.Option(help="In which order the phases go.", show_default=DEFAULT_POLICY),
-        ] = None,
+        policy: flags.Policy = None,
         host: Annotated[
             str | None, typer.Option(help="Address to listen at.", show_default="127.0.0.1")
         ] = None,
