@@ -16,8 +16,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -56,14 +57,22 @@ class Asked:
     paper: Conversation
 
 
-def ask_of(item: Item) -> Asked:
-    """Word what is asked about an item, outside of what is measured."""
-    (picture,) = item.query.pictures
-    whole = Box(0, 0, *picture.size)
-    view = View(DecodedPictures((picture,)).cut(whole, PROTOCOL.view_size(picture.size)), whole)
-    opening = PROTOCOL.opening(item.query, (view,))
-    paper = prompts.screen(item.query, (view,))
+def ask_of(item: Item, *beside: Item) -> Asked:
+    """Word what is asked about an item and pictures beside it, outside of what is measured."""
+    views = []
+    for picture in (picture for one in (item, *beside) for picture in one.query.pictures):
+        whole = Box(0, 0, *picture.size)
+        seen = DecodedPictures((picture,)).cut(whole, PROTOCOL.view_size(picture.size))
+        views.append(View(seen, whole))
+    opening = PROTOCOL.opening(item.query, tuple(views))
+    paper = prompts.screen(item.query, tuple(views))
     return Asked(opening, prompts.screen_within(opening), paper)
+
+
+def asked_of(items: Sequence[Item], pictures: int) -> list[Asked]:
+    """Word all items, each with so many pictures: its own, and those that follow."""
+    around = [*items, *items]
+    return [ask_of(*around[at : at + pictures]) for at in range(len(items))]
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,23 @@ async def phase_one(
             },
         }
     return told | {"last_usage": {k: [asdict(u) for u in found] for k, found in usages.items()}}
+
+
+async def phase_ones(
+    engine: Engine,
+    forget: Forget,
+    items: Sequence[Item],
+    *,
+    repeats: int,
+    pictures: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Measure Phase I's price for prompts of several lengths."""
+    found = []
+    for shown in pictures:
+        price = await phase_one(engine, forget, asked_of(items, shown), repeats=repeats)
+        found.append({"pictures": shown, **price})
+        print(json.dumps(found[-1]), file=sys.stderr)
+    return found
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -213,24 +239,28 @@ async def answered(engine: LocalEngine, item: Item) -> tuple[float, Answer]:
         return time.perf_counter() - start_s, answer
 
 
-async def here(items: Sequence[Item], repeats: int) -> dict[str, Any]:
+async def here(items: Sequence[Item], repeats: int, *, pictures: Sequence[int]) -> dict[str, Any]:
     """Measure the local engine."""
     large = LocalEngine.load(MODELS / "large", name="large", threads=1)
-    price = await phase_one(large, large.forget, [ask_of(item) for item in items], repeats=repeats)
+    prices = await phase_ones(large, large.forget, items, repeats=repeats, pictures=pictures)
     await large.aclose()
-    return {"phase_one": price, "turns": await turns(items, repeats)}
+    return {"phase_one": prices, "turns": await turns(items, repeats)}
 
 
-async def there(items: Sequence[Item], repeats: int) -> dict[str, Any]:
+async def there(items: Sequence[Item], repeats: int, *, pictures: Sequence[int]) -> dict[str, Any]:
     """Measure a real vLLM."""
     from speceyes.engines.http import HttpEngine
     from tests.e2e.vllm_server import serve_pair
 
     with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder)) as pair:
         engine = HttpEngine(pair.large.base_url, model=pair.large.name)
-        asked = [ask_of(item) for item in items]
+        forget = pair.large.forget
         try:
-            return {"phase_one": await phase_one(engine, pair.large.forget, asked, repeats=repeats)}
+            return {
+                "phase_one": await phase_ones(
+                    engine, forget, items, repeats=repeats, pictures=pictures
+                )
+            }
         finally:
             await engine.aclose()
 
@@ -240,12 +270,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1], help="a prompt's")
     parser.add_argument("--seed", type=int, default=20260412)
     parser.add_argument("--vllm", action="store_true")
     asked = parser.parse_args()
     items = list(draw_items(asked.items, seed=asked.seed))
-    measure: Callable[[Sequence[Item], int], Awaitable[dict[str, Any]]]
-    measure = there if asked.vllm else here
+    measure = partial(there if asked.vllm else here, pictures=asked.pictures)
     told = {
         "benchmark": "prefix",
         "commit": read_commit(),

@@ -278,6 +278,26 @@ async def test_what_is_forgotten_is_read_again():
 
 
 @pytest.mark.anyio
+async def test_what_is_forgotten_while_it_is_under_way_is_not_kept_either():
+    async with opened() as engine:
+        said: list[Generation] = []
+
+        async def long() -> None:
+            said.append(await engine.generate(replace(OPENING, max_tokens=120)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(long)
+            while engine.tally.steps < 3:  # noqa: ASYNC110 - a thread's counter rings no bell
+                await anyio.sleep(0.001)
+            engine.forget()
+            beside = await engine.generate(OPENING)
+            engine.forget()
+        after = await engine.generate(OPENING)
+    assert len(said) == 1
+    assert (beside.usage.cached_tokens, after.usage.cached_tokens) == (0, 0)
+
+
+@pytest.mark.anyio
 async def test_a_small_room_for_prefixes_changes_no_answer():
     token_bytes = 2 * 3 * 2 * 16 * 4 + 16
     for tokens in (1, 40, 90):
