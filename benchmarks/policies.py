@@ -1,6 +1,6 @@
 """How fast is each policy, and does `adaptive` find the best? The real funnel, on a virtual clock.
 
-Engines are simulated: so many seats, calls that wait in order for one, and calls that take longer
+Engines are simulated: so many seats, calls that wait in order for one, and calls that are slower
 the more others run beside them. Their seconds come from published and measured figures (PROFILES).
 First the formulas are checked at concurrency 1, then all policies run on an easy, a mixed and a
 hard suite at several concurrencies, with engines that tell their load and engines that do not.
@@ -51,8 +51,8 @@ PATIENCE = {f"{name}_timeout_s": 1e6 for name in ("screen", "speculate", "fall_b
 class Profile:
     """Mean seconds of a pair's calls, how often it saves the agent, and what its engines hold.
 
-    `crowding`: how much longer a call takes for each other one that runs when it starts; of the
-    same engine, or of both where they share a processor.
+    `crowding`: how much slower a call is for each other one that runs beside it; in the same
+    engine, or in both where they share a processor.
     """
 
     source: str
@@ -155,10 +155,32 @@ def draws_of(profile: Profile, beta: float, items: int, *, seed: int) -> dict[st
 
 @dataclass
 class Processor:
-    """What calls share that run at once."""
+    """What calls share that run at once: each other one makes all slower, while it runs."""
 
     crowding: float
     running: int = 0
+    _changed: anyio.Event | None = field(default=None, repr=False)
+
+    async def work(self, alone_s: float) -> None:
+        """Take as long as it takes beside the others."""
+        self._change(1)
+        left_s = alone_s
+        try:
+            while left_s > 1e-9:
+                slower = 1.0 + self.crowding * (self.running - 1)
+                began_s, changed = anyio.current_time(), self._changed
+                with anyio.move_on_after(left_s * slower):
+                    await (anyio.sleep_forever() if changed is None else changed.wait())
+                left_s -= (anyio.current_time() - began_s) / slower
+        finally:
+            self._change(-1)
+
+    def _change(self, count: int) -> None:
+        self.running += count
+        if self.crowding:
+            changed, self._changed = self._changed, anyio.Event()
+            if changed is not None:
+                changed.set()
 
 
 @dataclass
@@ -185,20 +207,17 @@ class Simulated:
         finally:
             self.waiting -= 1
         said = _said(kind, draw, turn)
-        lasts_s = alone_s * (1.0 + self.processor.crowding * self.processor.running)
         began_s = anyio.current_time()
         self.running += 1
-        self.processor.running += 1
         try:
-            await anyio.sleep(lasts_s)
+            await self.processor.work(alone_s)
         except BaseException:
-            share = (anyio.current_time() - began_s) / lasts_s
+            share = min(1.0, (anyio.current_time() - began_s) / alone_s)
             tokens = math.floor(said.usage.completion_tokens * share)
             note_lost(replace(said.usage, completion_tokens=tokens))
             raise
         finally:
             self.running -= 1
-            self.processor.running -= 1
             self._free.release()
         return said
 

@@ -28,7 +28,13 @@ from tests.stand_ins import (
 )
 
 CALM = Outlook(
-    p_accepted=0.5, p_screened=0.7, large_delay=0.0, small_delay=0.0, wasted=0.0, queries=9
+    p_accepted=0.5,
+    p_screened=0.7,
+    haste=1.0,
+    large_delay=0.0,
+    small_delay=0.0,
+    wasted=0.0,
+    queries=9,
 )
 shares = st.floats(0.0, 1.0)
 
@@ -52,7 +58,8 @@ def chosen(budget=0.5, **more):
         ({"p_accepted": 1.0}, OVERLAP),  # all accepted: there is nothing to gain
         ({"p_screened": 0.01}, Start(speculation=False, agent=True)),
         ({"large_delay": None, "small_delay": None, "queries": 4}, RACE),
-        ({"large_delay": None, "small_delay": None, "queries": 5}, SERIAL),
+        ({"large_delay": None, "small_delay": None, "queries": 5}, OVERLAP),
+        ({"large_delay": 0.9, "haste": 0.5}, OVERLAP),  # there is less to save
     ],
 )
 def test_the_rule_by_cases(seen, start):

@@ -54,7 +54,7 @@ class Room:
     pure: bool = False  # no clock, no file, no socket, no process, no hidden randomness
 
 
-PURE = ("nouns", "gate", "story", "protocols", "tools", "items", "scenes")
+PURE = ("nouns", "gate", "calibration", "story", "protocols", "tools", "items", "scenes")
 TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transformers")
 
 # Top to bottom: a room looks only into its own modules and into rooms above it. Patterns are
@@ -66,7 +66,8 @@ ROOMS: dict[str, Room] = {
         ("numpy",),
         pure=True,
     ),
-    "gate": Room(("gate", "screen", "specs", "calibrate"), ("nouns",), ("numpy",), pure=True),
+    "gate": Room(("gate", "screen", "specs"), ("nouns",), ("numpy",), pure=True),
+    "calibration": Room(("calibration", "calibration.*"), ("nouns", "gate"), ("numpy",), pure=True),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
     "tools": Room(
@@ -90,14 +91,23 @@ ROOMS: dict[str, Room] = {
         pure=True,
     ),
     "scores": Room(
-        ("bench.grade", "bench.reading", "bench.reading.*", "bench.questioning", "bench.stats"),
+        (
+            "bench.agreement",
+            "bench.candidates",
+            "bench.grade",
+            "bench.questioning",
+            "bench.reading",
+            "bench.reading.*",
+            "bench.selective",
+            "bench.stats",
+        ),
         ("nouns", "gate", "items"),
         ("numpy",),
         pure=True,
     ),
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
-        ("config", "engine_names", "extras", "settings_file"),
+        ("config", "engine_names", "extras", "gate_match", "settings_file"),
         ("nouns", "gate", "protocols", "tools", "wire"),
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
@@ -161,7 +171,7 @@ ROOMS: dict[str, Room] = {
     "local": Room(("engines.*",), ("nouns", "pictures", "shelf"), ("anyio", *TORCH)),
     "pair": Room(("builtin", "builtin.pair"), (*PURE, "pictures", "local"), ("anyio", *TORCH)),
     "apps": Room(
-        ("bench", "bench.*", "doctor", "doctor.*"),
+        ("bench", "bench.*", "doctor", "doctor.*", "plan", "plan.*"),
         (*PURE, "scores", "config", "pictures", "suites", "orchestration", "replay"),
         ("PIL", "anyio", "jinja2", "numpy", "rich"),
     ),

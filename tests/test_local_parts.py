@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speceyes.engines.decode import Row
 from speceyes.engines.keyvalues import CacheShape, KeyValues
 from speceyes.engines.patches import PatchCutter, Patches
 from speceyes.engines.prompt import Prompt, PromptWriter, lay_out
@@ -358,6 +359,12 @@ def test_end_token_and_token_limit():
     assert (cut.token_ids, cut.finish, cut.drawn_tokens) == ([8, 9], "length", 2)
     stop = transcribe(spell("ab"), "b", max_tokens=len(spell("ab")))
     assert stop.finish == "stop", "a stop string on the last token allowed is still one"
+
+
+def test_the_last_token_stands_in_the_slot_only_if_another_was_drawn_after_it():
+    for drawn, stand in (([8], 5), ([8, 9], 6), ([8, 9, 2], 7)):  # 2 ends it, and is never read
+        row = Row([0] * 5, transcribe(drawn), top_k=0)
+        assert row.cached_tokens == stand
 
 
 def test_tokens_beyond_the_tokenizer_add_nothing():

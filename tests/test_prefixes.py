@@ -14,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speceyes import prompts
+from speceyes.builtin.pair import load
+from speceyes.builtin.suite import draw_items
+from speceyes.engines import stack
 from speceyes.engines.local import LocalEngine
 from speceyes.engines.prefixes import PrefixTree, common, picture_mark, text_marks
 from speceyes.engines.worker import LocalLimits
@@ -175,6 +178,7 @@ async def test_a_prompt_may_be_taken_up_at_any_token(architecture: str, monkeypa
         want = await engine.generate(OPENING)
     find_all = PrefixTree.find
     reached = set()
+    monkeypatch.setattr(stack, "_ONWARD_STEP", 7)  # so that what is left is read in several goes
     async with opened(architecture) as engine:
         await engine.generate(OPENING)
         for most in range(1, want.usage.prompt_tokens, 3):  # also within the picture
@@ -208,6 +212,23 @@ async def test_rows_that_come_together_lend_each_other_their_beginnings(architec
     # Whichever came first: all that differs once, and a last token for the second of the two.
     assert sum(fresh) <= got[0].usage.prompt_tokens + ENDING + 1
     assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
+
+
+@pytest.mark.anyio
+async def test_the_built_in_models_judge_alike_from_what_was_read_before():
+    picture = next(iter(draw_items(1, seed=4))).query.pictures[0]
+    for engine in (load("small"), load("large")):
+        asked = ask("Look. ", picture, "Is there a red star?", tokens=6, k=20)
+        screen = replace(asked, messages=prompts.screen_within(asked.messages), max_tokens=1)
+        want = []
+        for request in (screen, asked):
+            engine.forget()
+            want.append(await engine.generate(request))
+        got = [await engine.generate(request) for request in (screen, asked)]
+        for one, other in zip(got, want, strict=True):
+            same(one, other)
+        assert got[1].usage.cached_tokens > want[1].usage.prompt_tokens * 0.8
+        await engine.aclose()
 
 
 @pytest.mark.anyio
@@ -254,6 +275,26 @@ async def test_what_is_forgotten_is_read_again():
         two = await engine.generate(OPENING)
     assert one == two
     assert two.usage.cached_tokens == 0
+
+
+@pytest.mark.anyio
+async def test_what_is_forgotten_while_it_is_under_way_is_not_kept_either():
+    async with opened() as engine:
+        said: list[Generation] = []
+
+        async def long() -> None:
+            said.append(await engine.generate(replace(OPENING, max_tokens=120)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(long)
+            while engine.tally.steps < 3:  # noqa: ASYNC110 - a thread's counter rings no bell
+                await anyio.sleep(0.001)
+            engine.forget()
+            beside = await engine.generate(OPENING)
+            engine.forget()
+        after = await engine.generate(OPENING)
+    assert len(said) == 1
+    assert (beside.usage.cached_tokens, after.usage.cached_tokens) == (0, 0)
 
 
 @pytest.mark.anyio

@@ -44,6 +44,7 @@ from speceyes.events import Answer, Event
 from speceyes.extras import with_extra
 from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
+from speceyes.gate_match import check_choices
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, Rules, in_thread
 from speceyes.policies.named import make_policy
@@ -283,6 +284,7 @@ class SpecEyes:
 
 def arrange(choices: Choices) -> SpecEyes:
     """Make what a caller chose; what was left open gets the defaults. Raises: ConfigError."""
+    check_choices(choices)
     return SpecEyes(
         small=choices.small or DEFAULT_ENGINE,
         large=choices.large or DEFAULT_ENGINE,

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from speceyes.commands.ask import add_ask
 from speceyes.commands.bench import add_bench
+from speceyes.commands.calibrate import add_calibrate
 from speceyes.commands.demo import add_demo
 from speceyes.commands.doctor import add_doctor
 from speceyes.commands.exits import EXIT_FAILED, complain
 from speceyes.commands.grade import add_grade
 from speceyes.commands.key import add_key
+from speceyes.commands.plan import add_plan
 from speceyes.commands.report import add_report
+from speceyes.commands.scores import add_scores
 from speceyes.commands.serve import add_serve
 from speceyes.commands.suite import add_suite
 from speceyes.commands.sweep import add_sweep
@@ -72,6 +75,9 @@ def build_app() -> "typer.Typer":
         add_report,
         add_grade,
         add_sweep,
+        add_calibrate,
+        add_scores,
+        add_plan,
         add_suite,
     )
     for add in every:

@@ -93,6 +93,25 @@ def parse_engine(text: str, *, role: PairRole) -> EngineSource:
             raise ConfigError(role, f"{shown!r} is no engine; choose from {ENGINE_CHOICES}")
 
 
+def model_of(text: str, *, role: PairRole) -> str | None:
+    """Name the model that an engine string means, wherever it runs; None if it does not say.
+
+    >>> model_of("http://127.0.0.1:8000/v1#Qwen/Qwen3-VL-2B-Instruct", role="small")
+    'Qwen/Qwen3-VL-2B-Instruct'
+    """
+    try:
+        source = parse_engine(text, role=role)
+    except ConfigError:
+        return None
+    match source:
+        case HttpEngineAt(model=model):
+            return model
+        case LocalEngineAt(source=named):
+            return named
+        case _:
+            return str(source)
+
+
 def _parse_server(text: str, role: PairRole) -> HttpEngineAt:
     address, has_model, model = text.partition("#")
     if not text.isprintable() or " " in address:

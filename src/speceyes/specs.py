@@ -6,6 +6,7 @@ threshold never loses a condition on the way.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from dataclasses import asdict
@@ -15,18 +16,39 @@ from speceyes.gate import GateSpec
 from speceyes.tables import as_table, read_table
 
 FIELD = "gate"
+CERTIFICATE = "certificate"
 
 
 def read_gate(document: object) -> GateSpec:
     """Read a gate from a document: the table `gate` in it, as calibration writes it, or all of it.
 
+    A certificate beside it must speak of this very gate.
     Raises: ConfigError naming the key.
 
     >>> read_gate({"threshold": 4, "k": 16}).threshold
     4.0
     """
     table = as_table(FIELD, document)
-    return read_table(FIELD, table.get(FIELD, table), GateSpec)
+    spec = read_table(FIELD, table.get(FIELD, table), GateSpec)
+    if FIELD in table and CERTIFICATE in table:
+        certified = as_table(CERTIFICATE, table[CERTIFICATE]).get("gate_id")
+        if certified != gate_id(spec):
+            raise ConfigError(
+                FIELD,
+                "is not the gate that its certificate speaks of: a threshold is valid only with "
+                "its K, models and prompts; calibrate again, or take the certificate out",
+            )
+    return spec
+
+
+def gate_id(spec: GateSpec) -> str:
+    """Name a gate by all that it consists of.
+
+    >>> gate_id(GateSpec(threshold=4.0, k=16)) == gate_id(GateSpec(threshold=4.0, k=12))
+    False
+    """
+    written = json.dumps(asdict(spec), sort_keys=True)
+    return hashlib.blake2b(written.encode(), digest_size=8).hexdigest()
 
 
 def gate_from_json(text: str) -> GateSpec:

@@ -380,7 +380,7 @@ def test_a_bench_of_all_methods_runs_on_both_servers(vllm: Pair, tmp_path: Path)
     settings = tmp_path / "speceyes.toml"
     settings.write_text(
         f"[settings]\nmin_view_px = {VIEW_PX**2}\nmax_view_px = {VIEW_PX**2}\n"
-        + gate_to_toml(BUILTIN.gate),
+        + gate_to_toml(replace(BUILTIN.gate, small_model="small", large_model="large")),
         encoding="utf-8",
     )
     words = ["bench", "builtin:9", "--small", small, "--large", large, "--config", str(settings)]

@@ -24,6 +24,7 @@ from speceyes.errors import ConfigError, InputError, RunFolderError, StorageErro
 MANIFEST: Final = "manifest.json"
 RECORDS: Final = "records.jsonl"
 GRADES: Final = "grades.jsonl"
+GATE: Final = "gate.json"  # with its certificate, where the run used or made one
 _LOCK: Final = ".lock"
 _CHUNK_BYTES: Final = 1 << 16
 

@@ -37,6 +37,10 @@ def add_report(app: "typer.Typer") -> None:
         items: Annotated[
             int, typer.Option(min=0, help="How many items of each suite the page shows whole.")
         ] = SHOWN,
+        gate: Annotated[
+            list[Path] | None,
+            typer.Option(help="Calibrated gates to show, besides those in the runs' folders."),
+        ] = None,
         as_json: flags.AsJson = False,
     ) -> None:
         """Set runs side by side: tables here, and with --html a page with figures and pictures."""
@@ -44,11 +48,17 @@ def add_report(app: "typer.Typer") -> None:
             from rich.console import Console
 
             console = Console(stderr=as_json)
-            run_report(runs, console, html=html, items=items, as_json=as_json)
+            run_report(runs, console, html=html, items=items, gates=gate or (), as_json=as_json)
 
 
 def run_report(
-    folders: Sequence[Path], console: "Console", *, html: Path | None, items: int, as_json: bool
+    folders: Sequence[Path],
+    console: "Console",
+    *,
+    html: Path | None,
+    items: int,
+    gates: Sequence[Path] = (),
+    as_json: bool,
 ) -> None:
     """Read runs, show what they came to, and write the page.
 
@@ -56,22 +66,29 @@ def run_report(
     """
     from speceyes.bench.comparison import compare
     from speceyes.bench.document import document
-    from speceyes.bench.folder import read_run
+    from speceyes.bench.folder import GATE, read_run
     from speceyes.bench.terminal import show_comparison
 
     comparisons = compare([read_run(folder) for folder in folders])
     for comparison in comparisons:
         show_comparison(console, comparison)
     if html is not None:
-        write_page(comparisons, html, items=items)
+        own = [folder / GATE for folder in folders if (folder / GATE).is_file()]
+        write_page(comparisons, html, items=items, gates=[*own, *gates])
         console.print(f"report   {html}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(document(comparisons)))
 
 
-def write_page(comparisons: "Sequence[Comparison]", path: Path, *, items: int) -> None:
+def write_page(
+    comparisons: "Sequence[Comparison]", path: Path, *, items: int, gates: Sequence[Path] = ()
+) -> None:
     """Write the page, with the pictures that can still be had."""
     from speceyes.bench.page.report import render
+    from speceyes.calibration.certificate import from_json
+    from speceyes.settings_file import read_text
+
+    certified = [from_json(read_text("gate", gate)) for gate in gates]
 
     suites: dict[str, Suite] = {}
     absent: dict[str, str] = {}
@@ -80,7 +97,13 @@ def write_page(comparisons: "Sequence[Comparison]", path: Path, *, items: int) -
             suites[facts.checksum] = open_again(facts)
         except (InputError, OSError) as error:
             absent[facts.checksum] = str(error)
-    page = render(comparisons, suites, absent=absent, shown=items)
+    page = render(
+        comparisons,
+        suites,
+        absent=absent,
+        shown=items,
+        gates=[found for found in certified if found is not None],
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")

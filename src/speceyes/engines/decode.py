@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speceyes.engines.prefixes import Marks, PrefixTree, common, text_marks
+from speceyes.engines.prefixes import NO_MARKS, Marks, PrefixTree, common, text_marks
 from speceyes.engines.prompt import Prompt
 from speceyes.engines.sight import VisionTower
 from speceyes.engines.stack import Deep, Span, TextStack
@@ -41,7 +41,7 @@ class Row(Generic[LaidT]):
 
     `logp_topk` and `topk_ids` get a (K,) array per answer token; both stay empty for K = 0.
     `is_sound` turns False when a logit is no number; such a row must not go on. `reused_tokens` of
-    the prompt were not read, as they had been before.
+    the prompt were not read, as they had been before. `era` counts what was forgotten until then.
     """
 
     def __init__(self, prompt: LaidT, transcript: Transcript, *, top_k: int) -> None:
@@ -52,6 +52,7 @@ class Row(Generic[LaidT]):
         self.topk_ids: list[npt.NDArray[np.int64]] = []
         self.is_sound = True
         self.reused_tokens = 0
+        self.era = 0
 
     @property
     def is_done(self) -> bool:
@@ -90,6 +91,7 @@ class Batch:
         self._cache = stack.new_cache(limit_bytes=cache_bytes)
         self.limit_tokens = cache_bytes // stack.cache_bytes_per_token
         self.rows: list[Row[Prompt]] = []
+        self._era = 0
 
     @property
     def pictures_seen(self) -> int:
@@ -105,7 +107,7 @@ class Batch:
 
         Invariants: if it raises, the batch is as before.
         """
-        first = len(self.rows)
+        first, era = len(self.rows), self._era
         longest = max(row.cached_tokens + 1 for row in (*self.rows, *rows))
         self._cache.reserve(first + len(rows), longest)
         starts = self._starts(rows)
@@ -129,7 +131,7 @@ class Batch:
             deep=deep,
         )
         for row, start in zip(rows, starts, strict=True):
-            row.reused_tokens = start.past
+            row.reused_tokens, row.era = start.past, era
         draw(logits, rows)
         self.rows += rows
 
@@ -149,7 +151,7 @@ class Batch:
         """Take rows out, to be found by their beginnings; the last rows move into their slots."""
         for row in leaving:
             slot = self.rows.index(row)
-            if row.is_sound and self._prefixes.keeps:
+            if row.is_sound and row.era == self._era and self._prefixes.keeps:
                 self._prefixes.keep(_marks(row), partial(self._cache.read, slot))
             last = self.rows.pop()
             if not row.is_sound:
@@ -164,7 +166,11 @@ class Batch:
         self._cache = self._stack.new_cache(limit_bytes=self._cache_bytes)
 
     def forget(self) -> None:
-        """Let go of all that is kept of pictures and prompts; any thread may ask for it."""
+        """Let go of all that is kept of pictures and prompts; any thread may ask for it.
+
+        Rows that are under way end as they began, but nothing of them is kept or lent any more.
+        """
+        self._era += 1
         self._tower.forget()
         self._prefixes.clear()
 
@@ -173,7 +179,7 @@ class Batch:
         starts: list[_Start] = []
         if not self._prefixes.keeps:
             return [_Start()] * len(rows)
-        beside = [_marks(row) for row in self.rows]
+        beside = [_marks(row) if row.era == self._era else NO_MARKS for row in self.rows]
         for row in rows:
             marks = row.prompt.marks
             most = len(marks) - 1  # the last token is read in any case, to draw the next one

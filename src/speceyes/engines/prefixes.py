@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ import torch
 
 Marks: TypeAlias = npt.NDArray[np.int64]
 """What tells tokens apart, (T, 2): a text's token id, or the digest of the picture it is of."""
+
+NO_MARKS: Final[Marks] = np.empty((0, 2), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,8 @@ import anyio
 from speceyes.events import (
     Answered,
     Event,
+    FellBack,
+    Phase,
     PhaseEnded,
     PhaseStarted,
     Screened,
@@ -44,13 +46,15 @@ class Outlook:
     """What is known when a query starts.
 
     `p_accepted`: share of queries that end with the small model's answer, alpha * beta.
-    `p_screened`: beta. `large_delay` and `small_delay`: by how many seconds in all other calls are
-    late for each second of work more; None: not known yet. `wasted`: share of the agent's tokens,
-    of late, that no answer came from. `queries`: under way, this one included.
+    `p_screened`: beta. `haste`: how soon it is settled that the agent is needed, as a part of the
+    time until it is settled that it is not. `large_delay` and `small_delay`: by how many seconds in
+    all other calls are late for each second of work more; None: not known yet. `wasted`: share of
+    the agent's tokens, of late, that no answer came from. `queries`: under way, with this one.
     """
 
     p_accepted: float
     p_screened: float
+    haste: float
     large_delay: float | None
     small_delay: float | None
     wasted: float
@@ -61,47 +65,81 @@ def choose(outlook: Outlook, *, waste_budget: float) -> Start:
     """Say what a query starts with.
 
     The agent starts at once if this saves more time than it costs others. With probability
-    1 - p the agent is needed (p = alpha * beta), and the query is done sooner by the time t that
-    screen and gate take. With probability p it is not, and its work of t seconds was for nothing;
-    each such second makes other calls later by a `delay`, in all. So
+    1 - p the agent is needed (p = alpha * beta), and the query is done sooner by the time t_no
+    that passes until that is settled. With probability p it is not needed, and its work until then,
+    t_yes, was for nothing; each second of it makes other calls later by a `delay`, in all. So
 
-        start the agent at once   if  (1 - p) * t  >  p * t * delay,   that is, delay < (1 - p) / p
+        start the agent at once   if  (1 - p) * t_no  >  p * t_yes * delay
 
-    and t is of no account. The delay is 0 in an engine with room; it counts as a little more, for
-    what the query's own calls take from each other, and for power. Where calls wait in a queue it
-    is the queue's length per seat; where all that run share one processor, how much longer a call
-    takes than alone. Nobody's own gain counts that others pay for: racing always looks well to the
-    query that races, also where it makes the mean worse. An all-hard suite (p = 0) races at any
-    load, since nothing is wasted; an all-easy one only where there is room.
+    of which only the ratio t_no / t_yes, `haste`, is of account. The delay is 0 in an engine with
+    room. Where calls wait in a queue it is the queue's length per seat; where all that run share a
+    processor, how much longer a call takes than alone, the query's own calls among them. Nobody's
+    own gain counts that others pay for: racing looks well to the query that races also where it
+    makes the mean worse. An all-hard suite (p = 0) races at any load, since nothing is wasted; an
+    all-easy one only where there is room.
 
     Speculation starts with the screen by the same reckoning: it saves min(c_J, c_S) with
-    probability beta, and is for nothing with 1 - beta, so if delay < beta / (1 - beta).
+    probability beta, and is for nothing with 1 - beta, so if beta > (1 - beta) * delay.
 
     The budget is a bound, not a part of the reckoning: the agent does not start at once while
-    more than this share of its tokens has been wasted. Before anything is known of the engines, a
-    few queries race and the others do not.
+    more than this share of its tokens has been wasted. Before anything is known of the engines,
+    all speculate at once, for that is short, and a few race.
     """
-    is_cheap = _is_worth(1.0 - outlook.p_accepted, outlook.large_delay, outlook.queries)
+    small_delay, large_delay = outlook.small_delay or 0.0, outlook.large_delay
+    saved = (1.0 - outlook.p_accepted) * outlook.haste
+    if large_delay is None:
+        may_race = outlook.queries <= _FIRST_QUERIES
+    else:
+        may_race = saved > outlook.p_accepted * max(large_delay, _LEAST_DELAY)
+    p_screened = outlook.p_screened
     return Start(
-        speculation=_is_worth(outlook.p_screened, outlook.small_delay, outlook.queries),
-        agent=is_cheap and outlook.wasted <= waste_budget,
+        speculation=p_screened > (1.0 - p_screened) * max(small_delay, _LEAST_DELAY),
+        agent=may_race and outlook.wasted <= waste_budget,
     )
 
 
-def _is_worth(p_needed: float, delay: float | None, queries: int) -> bool:
-    if delay is None:
-        return queries <= _FIRST_QUERIES
-    return p_needed > (1.0 - p_needed) * max(delay, _LEAST_DELAY)
+@dataclass(slots=True)
+class _Company:
+    """Count calls that are under way, and what each kind of call takes in their company."""
+
+    calls: int = 0
+    lines: dict[Phase, Line] = field(default_factory=dict)
+    _call_s: float = 0.0  # seconds of all calls, added up
+    _until_s: float = 0.0
+
+    def change(self, count: int) -> None:
+        """A call begins or ends."""
+        self.mark()
+        self.calls += count
+
+    def mark(self) -> float:
+        """Give the seconds that all calls have had until now."""
+        now_s = anyio.current_time()
+        self._call_s += self.calls * (now_s - self._until_s)
+        self._until_s = now_s
+        return self._call_s
+
+    def learn(self, kind: Phase, marked_s: float, lasted_s: float) -> None:
+        """Take in a call, one of these, that lasted so long since a mark."""
+        others = (self.mark() - marked_s) / lasted_s - 1.0
+        self.lines.setdefault(kind, Line()).add(max(0.0, others), lasted_s)
+
+    def delay(self) -> float | None:
+        """Say how much longer calls are than alone, by what kind shows it most.
+
+        A query counts its own screen as company.
+        """
+        found = [line.delay(self.calls + 1) for line in self.lines.values()]
+        return max((delay for delay in found if delay is not None), default=None)
 
 
 @dataclass(slots=True)
 class _Counter:
-    """What is seen of one engine: how many of our calls it has, and how long they take."""
+    """What is seen of one engine: its own calls, and its load where that is told."""
 
     engine: Engine
     probe: LoadProbe | None = None
-    in_flight: int = 0
-    line: Line = field(default_factory=Line)
+    company: _Company = field(default_factory=_Company)
     told: Load | None = None
     told_at_s: float = -math.inf
     asked_at_s: float = -math.inf
@@ -110,13 +148,6 @@ class _Counter:
         if isinstance(self.engine, Busy):
             return self.engine.present_load
         return self.told if anyio.current_time() - self.told_at_s < _STALE_S else None
-
-    def delay(self) -> float | None:
-        """Queue and crowding make calls late; where the queue is told, the line has the rest."""
-        crowding, load = self.line.delay(self.in_flight), self.load()
-        if load is None:
-            return crowding
-        return max(load.queue_per_seat, crowding or 0.0)
 
     async def refresh(self) -> None:
         now_s = anyio.current_time()
@@ -130,10 +161,10 @@ class Adaptive:
     """Move between race, overlap and serial, query by query, as `choose` says; one a funnel.
 
     It keeps means that forget within some dozens of queries: of what is accepted and screened, of
-    the agent's tokens and those wasted, and of how long calls take against how many are under way.
-    Where an engine tells its queue (`load.Busy`, or `probe` for the large one), that goes before
-    what is inferred, and calls that met a queue are left out of the inference. Answers are those
-    of race: serial's, or the agent's where it is first.
+    the agent's tokens and those wasted, and of how long calls take against how many are under way,
+    in their own engine and in all. Where an engine tells its queue (`load.Busy`, or `probe` for the
+    large one), that counts as well, and calls that met a queue are left out of the lines. Answers
+    are those of race: serial's, or the agent's where it is first.
     """
 
     def __init__(
@@ -142,12 +173,15 @@ class Adaptive:
         self.waste_budget = waste_budget
         self.probe = probe
         self._queries = 0
+        self._everywhere = _Company()
         self._counters: dict[int, _Counter] = {}
         self._accepted = Mean(_DOUBT)
         self._screened = Mean(_DOUBT)
         self._agent_tokens = Mean(0.0)
         self._wasted_tokens = Mean(0.0)
         self._pace = Mean(_PACE)
+        self._needed_s = Mean(0.0, guess_weight=0.0)
+        self._spared_s = Mean(0.0, guess_weight=0.0)
 
     async def __call__(self, passage: Passage) -> Answered:
         """Take a query to its end. Raises: the error of the phase that was decisive."""
@@ -155,7 +189,9 @@ class Adaptive:
         small = self._counter(passage.parts.small)
         with self._counted():
             start = choose(self.outlook(passage), waste_budget=self.waste_budget)
-            listener = _Listener(passage, self._screened, large=large, small=small)
+            listener = _Listener(
+                passage, self._screened, large=large, small=small, everywhere=self._everywhere
+            )
             ended: Answered | Exception
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(large.refresh)
@@ -172,14 +208,24 @@ class Adaptive:
     def outlook(self, passage: Passage) -> Outlook:
         """Say what is known now."""
         parts = passage.parts
+        is_known = bool(self._needed_s.guess_weight and self._spared_s.value)
         return Outlook(
             p_accepted=self._accepted.value,
             p_screened=1.0 if parts.screener is None else self._screened.value,
-            large_delay=self._counter(parts.agent.engine, self.probe).delay(),
-            small_delay=self._counter(parts.small).delay(),
+            haste=self._needed_s.value / self._spared_s.value if is_known else 1.0,
+            large_delay=self._delay(self._counter(parts.agent.engine, self.probe)),
+            small_delay=self._delay(self._counter(parts.small)),
             wasted=self._wasted_tokens.value / max(self._agent_tokens.value, 1.0),
             queries=self._queries,
         )
+
+    def _delay(self, counter: _Counter) -> float | None:
+        """Queue and crowding make calls late: of this engine's, or of all on one processor."""
+        load = counter.load()
+        queue = 0.0 if load is None else load.queue_per_seat
+        crowding = (counter.company.delay(), self._everywhere.delay())
+        known = [delay for delay in crowding if delay is not None]
+        return max(queue, *known) if known else queue or None  # no queue: no word of crowding
 
     def _counter(self, engine: Engine, probe: LoadProbe | None = None) -> _Counter:
         return self._counters.setdefault(id(engine), _Counter(engine, probe))
@@ -196,6 +242,9 @@ class Adaptive:
         if isinstance(ended, Exception):
             return
         is_accepted = ended.reason == "accepted"
+        settled_s = next((e.at_s for e in events if isinstance(e, FellBack)), ended.at_s)
+        if ended.reason != "agent_first":
+            (self._spared_s if is_accepted else self._needed_s).add(settled_s)
         self._accepted.add(float(is_accepted))
         tokens = self._tokens_of_agent(events, is_whole=not is_accepted)
         self._agent_tokens.add(tokens)
@@ -215,14 +264,15 @@ class Adaptive:
 
 @dataclass(slots=True)
 class _Listener:
-    """Hear one query's events, and count its calls by engine."""
+    """Hear one query's events, and count its calls; those that met a queue teach nothing else."""
 
     told: Passage
     screened: Mean
     large: _Counter
     small: _Counter
+    everywhere: _Company
     events: list[Event] = field(default_factory=list)
-    _began: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _marks: dict[Phase, tuple[float, float, float]] = field(default_factory=dict)
 
     def passage(self) -> Passage:
         return replace(self.told, narrator=replace(self.told.narrator, tell=self._hear))
@@ -231,36 +281,40 @@ class _Listener:
         self.told.narrator.tell(event)
         self.events.append(event)
         match event:
-            case PhaseStarted(phase="screen" | "speculate" | "fall_back" as phase):
-                self._begin(phase, event.at_s)
-                self._counter(phase).in_flight += 1
-            case PhaseEnded(phase="screen" | "speculate" | "fall_back" as phase):
-                self._counter(phase).in_flight -= 1
-                if phase == "speculate" and event.outcome == "finished":
-                    self._end(phase, event.at_s)
+            case PhaseStarted(phase=phase) if phase != "gate":
+                self._change(phase, 1)
+                self._begin(phase)
+            case PhaseEnded(phase=phase, outcome=outcome) if phase != "gate":
+                if outcome == "finished" and phase != "fall_back":
+                    self._end(phase)
+                self._change(phase, -1)
+            case TurnFinished():
+                self._end("fall_back")
+                self._begin("fall_back")  # the tool's time is short beside a turn's
             case Screened(needs_tool=needs_tool):
                 self.screened.add(float(not needs_tool))
-            case TurnFinished():
-                self._end("fall_back", event.at_s)
-                self._begin("fall_back", event.at_s)  # the tool's time is short beside a turn's
             case _:
                 return
 
-    def _counter(self, phase: str) -> _Counter:
-        is_small = phase == "speculate" or (
-            phase == "screen" and self.told.parts.screener is self.told.parts.small
-        )
+    def _counter(self, phase: Phase) -> _Counter:
+        parts = self.told.parts
+        is_small = phase == "speculate" or (phase == "screen" and parts.screener is parts.small)
         return self.small if is_small else self.large
 
-    def _begin(self, phase: str, at_s: float) -> None:
+    def _change(self, phase: Phase, count: int) -> None:
+        self._counter(phase).company.change(count)
+        self.everywhere.change(count)
+
+    def _begin(self, phase: Phase) -> None:
         counter = self._counter(phase)
         load = counter.load()
         if load is None or not load.waiting:
-            self._began[phase] = (at_s, counter.in_flight)
+            now_s = anyio.current_time()
+            self._marks[phase] = (now_s, counter.company.mark(), self.everywhere.mark())
 
-    def _end(self, phase: str, at_s: float) -> None:
-        """Note a call's seconds against the mean of its company when it began and now ends."""
-        began, counter = self._began.pop(phase, None), self._counter(phase)
-        if began is not None:
-            began_s, company = began
-            counter.line.add((company + max(0, counter.in_flight - 1)) / 2, at_s - began_s)
+    def _end(self, phase: Phase) -> None:
+        began_s, own_s, all_s = self._marks.pop(phase, (math.inf, 0.0, 0.0))
+        lasted_s = anyio.current_time() - began_s
+        if lasted_s > 0.0:
+            self._counter(phase).company.learn(phase, own_s, lasted_s)
+            self.everywhere.learn(phase, all_s, lasted_s)

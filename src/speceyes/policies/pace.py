@@ -5,11 +5,12 @@ It refuses to know clocks and engines: numbers are told to it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 _LEAST_SAMPLES: Final = 8
-_CHANCE: Final = 0.25  # calls squared: a spread of company that tells nothing yet
+_CHANCE: Final = 0.05  # calls squared: a spread of company that tells nothing yet
 _LEAST_SHARE: Final = 0.05  # of the mean, that a call without company takes at least
 
 
@@ -34,22 +35,24 @@ class Mean:
 class Line:
     """How many seconds a call takes against how many were under way beside it: a straight line.
 
-    Least squares in which old calls count less. The slope is drawn towards 0 where the company
-    hardly varied, so that chance does not pass for crowding.
+    Least squares in which old calls count less. What could be chance is not taken for crowding: the
+    slope is lowered by its standard error, and drawn towards 0 where the company hardly varied.
     """
 
-    keep: float = 0.98
+    keep: float = 0.99
     _weight: float = 0.0
     _x: float = 0.0
     _y: float = 0.0
     _xx: float = 0.0
     _xy: float = 0.0
+    _yy: float = 0.0
 
     def add(self, company: float, seconds: float) -> None:
         """Take in one call."""
-        terms = (1.0, company, seconds, company * company, company * seconds)
-        kept = (self._weight, self._x, self._y, self._xx, self._xy)
-        self._weight, self._x, self._y, self._xx, self._xy = (
+        x, y = company, seconds
+        kept = (self._weight, self._x, self._y, self._xx, self._xy, self._yy)
+        terms = (1.0, x, y, x * x, x * y, y * y)
+        self._weight, self._x, self._y, self._xx, self._xy, self._yy = (
             self.keep * old + new for old, new in zip(kept, terms, strict=True)
         )
 
@@ -61,13 +64,16 @@ class Line:
         >>> line = Line()
         >>> for company in (0, 1, 2, 3) * 6:
         ...     line.add(company, 2.0 + 1.0 * company)
-        >>> 0.7 < line.delay(2) < 1.0
+        >>> 0.8 < line.delay(2) < 1.0
         True
         """
-        if self._weight < _LEAST_SAMPLES * self.keep**_LEAST_SAMPLES:
+        weight = self._weight
+        if weight < _LEAST_SAMPLES * self.keep**_LEAST_SAMPLES:
             return None
-        x, y = self._x / self._weight, self._y / self._weight
-        variance = self._xx / self._weight - x * x
-        slope = max(0.0, (self._xy / self._weight - x * y) / (variance + _CHANCE))
+        x, y = self._x / weight, self._y / weight
+        varied = self._xx / weight - x * x + _CHANCE
+        slope = (self._xy / weight - x * y) / varied
+        left = max(0.0, self._yy / weight - y * y - slope * slope * varied)
+        slope = max(0.0, slope - math.sqrt(left / (weight * varied)))
         alone = max(y - slope * x, _LEAST_SHARE * y)
         return slope * company / alone if alone > 0.0 else 0.0

@@ -54,6 +54,11 @@ def published(suite: str, protocol: str) -> dict[str, dict[Method, Published]]:
     return found
 
 
+def tables() -> dict[str, Any]:
+    """Give all of the paper's tables, as they were printed."""
+    return _read()
+
+
 @cache
 def _read() -> dict[str, Any]:
     path = files("speceyes.bench.page").joinpath("data", "published.json")

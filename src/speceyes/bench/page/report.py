@@ -16,6 +16,7 @@ from speceyes.bench.page.gallery import SHOWN
 from speceyes.bench.page.sections import lay_out
 from speceyes.bench.stats import Interval, mean
 from speceyes.bench.summary import Average, Figures, Gain
+from speceyes.calibration.certificate import Certified
 from speceyes.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,19 +58,22 @@ def render(
     *,
     absent: Mapping[str, str] = _NO_REASONS,
     shown: int = SHOWN,
+    gates: Sequence[Certified] = (),
 ) -> str:
     """Write comparisons as a page, a section for each, with so many items shown whole.
 
     `suites`, by their checksums, give the pictures; `absent` says of a suite that is not among
-    them why not. Raises: ConfigError if jinja2 is not installed.
+    them why not; `gates` are shown where they speak of a comparison's models.
+    Raises: ConfigError if jinja2 is not installed.
     """
-    page = _environment().get_template("report.html.jinja")
+    page = environment().get_template("report.html.jinja")
     sections = [
         lay_out(
             comparison,
             suites.get(comparison.suite.checksum),
             absent=absent.get(comparison.suite.checksum, "the suite is not at hand"),
             shown=shown,
+            gates=gates,
         )
         for comparison in comparisons
     ]
@@ -147,7 +151,8 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Make what templates of pages are rendered by."""
     try:
         import jinja2
     except ModuleNotFoundError as error:
@@ -164,6 +169,7 @@ def _environment() -> jinja2.Environment:
         "percent": _percent,
         "times": lambda value: _MISSING if value is None else f"{value:.2f}×",
         "points": _points,
+        "points_fine": lambda value: f"{100 * value:+.2f}".replace("-", _MINUS),
         "plain": lambda name: str(name).replace("_", " "),
         "seconds": _seconds,
         "score": lambda value: _MISSING if value is None else f"{value:.3g}",

@@ -15,6 +15,7 @@ import numpy as np
 from speceyes.bench.comparison import Comparison
 from speceyes.bench.grade import grade
 from speceyes.bench.items import Suite
+from speceyes.bench.page.calibrated import Holding, holding_of
 from speceyes.bench.page.charts import Bars, Densities, draw_counts, draw_densities, draw_phases
 from speceyes.bench.page.curves import (
     Chart,
@@ -29,10 +30,14 @@ from speceyes.bench.page.curves import (
 )
 from speceyes.bench.page.gallery import Card, cards, foremost
 from speceyes.bench.page.published import Published, published
+from speceyes.bench.page.scores import ScoreCharts, draw_scores
+from speceyes.bench.ranking import rank_scores
 from speceyes.bench.records import Method, Record
 from speceyes.bench.rescore import Case, Sweep, at, outlook, sweep
 from speceyes.bench.stats import mean, quantile
 from speceyes.bench.summary import PHASES, Entrant, Figures, Gain, Spread, in_common
+from speceyes.bench.trials import trials_of
+from speceyes.calibration.certificate import Certified
 from speceyes.events import Phase
 from speceyes.gate import Aggregation, GateSpec, scores_all, squash
 from speceyes.types import Generation
@@ -103,6 +108,8 @@ class Section:
     ranks: Chart | None
     window: int
     front: Front | None
+    scores: ScoreCharts | None
+    holdings: tuple[Holding, ...]
     proposals: Bars | None
     least_score: int | None
     beside: list[Beside]
@@ -125,7 +132,14 @@ class Section:
         }
 
 
-def lay_out(comparison: Comparison, suite: Suite | None, *, absent: str, shown: int) -> Section:
+def lay_out(
+    comparison: Comparison,
+    suite: Suite | None,
+    *,
+    absent: str,
+    shown: int,
+    gates: Sequence[Certified] = (),
+) -> Section:
     """Lay out a comparison, with the suite for its pictures, or the reason why there is none."""
     entrants, summary = comparison.entrants, comparison.summary
     tones, gate = _tones(entrants), _gate(comparison)
@@ -154,6 +168,8 @@ def lay_out(comparison: Comparison, suite: Suite | None, *, absent: str, shown: 
         ranks=None if gate is None else over_ranks(ours, gate.threshold),
         window=rolling_window(len(ours)),
         front=draw_front(front, rescored),
+        scores=_scores(comparison, gate),
+        holdings=holding_of(comparison, gates),
         proposals=_proposals(comparison),
         least_score=_least_score(comparison),
         beside=_beside(comparison),
@@ -230,6 +246,13 @@ def _densities(
         for aggregation in get_args(Aggregation)
     }
     return {aggregation: found for aggregation, found in made.items() if found is not None}
+
+
+def _scores(comparison: Comparison, gate: GateSpec | None) -> ScoreCharts | None:
+    if gate is None or comparison.summary.label_of("speceyes") is None:
+        return None
+    ranking = rank_scores(trials_of([comparison]), gate)
+    return None if ranking is None else draw_scores(ranking)
 
 
 def _few(made: Sweep | None) -> Sweep | None:

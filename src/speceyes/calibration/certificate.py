@@ -1,0 +1,131 @@
+"""A gate's certificate says what risk it was calibrated to, how, on what, and when.
+
+It refuses to know files and runs. It names its gate by a digest, so that a gate that was changed by
+hand afterwards is found out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from speceyes.calibration.bounds import Estimate
+from speceyes.calibration.isotonic import Reading
+from speceyes.calibration.thresholds import METHOD
+from speceyes.errors import ConfigError
+from speceyes.gate import GateSpec
+from speceyes.specs import CERTIFICATE, FIELD, gate_id, read_gate
+
+Risk: TypeAlias = Literal["lost", "wrong", "differs"]
+
+RISKS: Final[Mapping[Risk, str]] = {
+    "lost": "accepted, wrong, and the agent alone is not",
+    "wrong": "accepted and wrong",
+    "differs": "accepted, and not the agent's answer",
+}
+"""What may count as a failure; each is a share of all queries, and the first is in both others."""
+CERTIFICATE_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A suite that a gate was chosen on: its string, its checksum, and how many items of it."""
+
+    suite: str
+    checksum: str
+    items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is certain of a gate. Shares are of all queries but `alpha`, which is of the screened.
+
+    `bound` is above the true risk with the stated confidence, on `failures` of `count` seen.
+    `held_out` is the risk on items that had no part in choosing; `held_out_on` says which.
+    `needed`: how many items would do, where there were too few. `beside`: the other risks, as seen
+    at this threshold. `reading`: p(wrong | score) of the screened.
+    """
+
+    gate_id: str
+    risk: Risk
+    max_loss: float
+    confidence: float
+    count: int
+    failures: int
+    bound: float
+    needed: int | None
+    held_out: Estimate | None
+    held_out_on: str
+    alpha: Estimate
+    beta: Estimate
+    accepted: Estimate
+    beside: Mapping[Risk, Estimate]
+    reading: Reading
+    sources: tuple[Source, ...]
+    protocol: str
+    prompts: Mapping[str, str]
+    made_at: str
+    version: str
+    method: str = METHOD
+    certificate_version: int = field(default=CERTIFICATE_VERSION)
+
+    @property
+    def accepts_nothing(self) -> bool:
+        """Whether the gate it speaks of let nothing pass."""
+        return self.accepted.count == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A gate with its certificate."""
+
+    gate: GateSpec
+    certificate: Certificate
+
+
+def to_json(made: Certified) -> str:
+    """Write a gate and its certificate as the document that `--gate` takes."""
+    document = {FIELD: asdict(made.gate), CERTIFICATE: asdict(made.certificate)}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def from_json(text: str) -> Certified | None:
+    """Read a certified gate; None if the document has a gate but no certificate.
+
+    Raises: ConfigError if it is neither, or if the gate is not the one that was certified.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(FIELD, f"is no JSON: {error}") from error
+    gate = read_gate(document)
+    raw = document.get(CERTIFICATE)
+    return None if raw is None else Certified(gate, _certificate(raw))
+
+
+def certifies(certificate: Certificate, gate: GateSpec) -> bool:
+    """Say if a certificate speaks of this gate."""
+    return certificate.gate_id == gate_id(gate)
+
+
+def _certificate(raw: Mapping[str, Any]) -> Certificate:
+    try:
+        if raw["certificate_version"] != CERTIFICATE_VERSION:
+            told = f"is of version {raw['certificate_version']}, not {CERTIFICATE_VERSION}"
+            raise ConfigError(CERTIFICATE, f"{told}; calibrate again")
+        held_out = raw["held_out"]
+        return Certificate(
+            **{
+                **raw,
+                "held_out": None if held_out is None else Estimate(**held_out),
+                **{name: Estimate(**raw[name]) for name in ("alpha", "beta", "accepted")},
+                "beside": {name: Estimate(**one) for name, one in raw["beside"].items()},
+                "reading": Reading(**{key: tuple(v) for key, v in raw["reading"].items()}),
+                "sources": tuple(Source(**one) for one in raw["sources"]),
+            }
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        told = f"is no certificate of a gate ({error!r}); calibrate again"
+        raise ConfigError(CERTIFICATE, told) from error

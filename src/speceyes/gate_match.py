@@ -1,0 +1,47 @@
+"""Is a gate the one for these models and this prompt? What was recorded with it has to agree.
+
+It refuses to open anything; what was not recorded, or cannot be known beforehand, is let pass.
+"""
+
+from __future__ import annotations
+
+from speceyes.config import DEFAULT_ENGINE
+from speceyes.engine_names import model_of
+from speceyes.errors import ConfigError
+from speceyes.gate import GateSpec
+from speceyes.prompts import SPECULATE_ID
+from speceyes.settings_file import Choices
+
+
+def check_choices(choices: Choices) -> None:
+    """See that a gate that was chosen is one for the engines that were. Raises: ConfigError."""
+    if choices.gate is not None:
+        check_gate(
+            choices.gate,
+            small=choices.small or DEFAULT_ENGINE,
+            large=choices.large or DEFAULT_ENGINE,
+            prompt_id=SPECULATE_ID,
+        )
+
+
+def check_gate(gate: GateSpec, *, small: str, large: str, prompt_id: str) -> None:
+    """See that a gate was calibrated for these engines, given as strings, and this prompt.
+
+    Raises: ConfigError naming the field of the gate that does not agree.
+    """
+    for field, recorded, named, engine in (
+        ("small_model", gate.small_model, model_of(small, role="small"), small),
+        ("large_model", gate.large_model, model_of(large, role="large"), large),
+    ):
+        if recorded is not None and named is not None and recorded not in {named, engine}:
+            _refuse(field, recorded, named)
+    if gate.prompt_id is not None and gate.prompt_id != prompt_id:
+        _refuse("prompt_id", gate.prompt_id, prompt_id)
+
+
+def _refuse(field: str, recorded: str, found: str) -> None:
+    raise ConfigError(
+        f"gate.{field}",
+        f"the threshold was calibrated with {recorded}, and this is {found}; calibrate on it, or, "
+        "if both are the same in fact, take the key out of the gate",
+    )

@@ -1,0 +1,124 @@
+"""What would become of a query, and how much work each phase of it takes: its fate, drawn.
+
+It refuses to know engines and clocks. Fates come from a run's records, each item's own joined so
+that long work and hard questions stay together, or from figures given by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from speceyes.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """One query: seconds of work, alone on its engine, in each phase; and how its phases end.
+
+    `between_s` lies before them: pictures opened, first views made. `turns_s` are the agent's, and
+    `tools_s` what its tools take after each turn but the last. `is_right` and `agent_is_right`: of
+    the small model's answer and of the agent's; None where nobody knows.
+    """
+
+    between_s: float = 0.0
+    screen_s: float
+    speculate_s: float
+    needs_tool: bool
+    accepted: bool
+    turns_s: tuple[float, ...]
+    tools_s: tuple[float, ...] = ()
+    small_is_right: bool | None = None
+    agent_is_right: bool | None = None
+    turn_tokens: int = 100
+
+    @property
+    def agent_s(self) -> float:
+        """All of the agent's loop."""
+        return sum(self.turns_s) + sum(self.tools_s)
+
+
+class Draw(Protocol):
+    """Give fate upon fate, without end; the same generator gives the same."""
+
+    def __call__(self, rng: np.random.Generator) -> Fate:
+        """Draw one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Draw from the fates of a run's items, each as likely, with replacement."""
+
+    fates: Sequence[Fate]
+
+    def __post_init__(self) -> None:
+        if not self.fates:
+            raise ConfigError("run", "has no item that both the agent and SpecEyes ended")
+
+    def __call__(self, rng: np.random.Generator) -> Fate:
+        """Draw one."""
+        return self.fates[int(rng.random() * len(self.fates))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByHand:
+    """Draw from figures: `beta` pass the screen, `alpha` of those the gate; times are means.
+
+    `depths`: the probability of each number of tool calls. `spread`: the standard deviation of each
+    time, as a share of its mean (gamma); 0 gives the means themselves.
+    Raises: ConfigError naming the field.
+    """
+
+    beta: float
+    alpha: float
+    screen_s: float
+    speculate_s: float
+    turn_s: float
+    tool_s: float = 0.0
+    depths: Mapping[int, float]
+    spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "alpha"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(name, f"{getattr(self, name)} is not in 0..1")
+        for name in ("screen_s", "speculate_s", "turn_s", "tool_s", "spread"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(name, f"{getattr(self, name)} is not a number from 0 on")
+        whole = sum(self.depths.values())
+        if not self.depths or min(self.depths) < 0 or abs(whole - 1.0) > 1e-6:
+            raise ConfigError("depth", f"the shares add up to {whole:g}, not 1; such as 0:.4,1:.6")
+
+    def __call__(self, rng: np.random.Generator) -> Fate:
+        """Draw one."""
+        needs_tool = rng.random() >= self.beta
+        accepted = not needs_tool and rng.random() < self.alpha
+        depth, chance = 0, rng.random()
+        for depth, share in self.depths.items():  # noqa: B007 - the last one stays, rounding or not
+            chance -= share
+            if chance < 0.0:
+                break
+        return Fate(
+            screen_s=self._time(self.screen_s, rng),
+            speculate_s=self._time(self.speculate_s, rng),
+            needs_tool=needs_tool,
+            accepted=accepted,
+            turns_s=tuple(self._time(self.turn_s, rng) for _ in range(depth + 1)),
+            tools_s=tuple(self._time(self.tool_s, rng) for _ in range(depth)),
+        )
+
+    @property
+    def agent_s(self) -> float:
+        """The mean of the agent's loop."""
+        depth = sum(depth * share for depth, share in self.depths.items())
+        return (depth + 1.0) * self.turn_s + depth * self.tool_s
+
+    def _time(self, mean_s: float, rng: np.random.Generator) -> float:
+        if not self.spread or not mean_s:
+            return mean_s
+        shape = 1.0 / self.spread**2
+        return float(rng.gamma(shape, mean_s / shape))

@@ -1,0 +1,90 @@
+"""A run's records become fates here: each item's screen, speculation and turns, as they took.
+
+It refuses to know how they are simulated. Times are of calls that had their engine to themselves,
+so the run is to be one of concurrency 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from speceyes.bench.comparison import Comparison
+from speceyes.bench.records import Record
+from speceyes.bench.rescore import Case
+from speceyes.bench.summary import Entrant, in_common
+from speceyes.errors import ConfigError
+from speceyes.gate import GateSpec, judge
+from speceyes.plan.fates import Fate
+
+_METHODS: Final = frozenset({"baseline", "speceyes", "small"})
+
+
+def fates_of(comparison: Comparison, spec: GateSpec) -> list[Fate]:
+    """Give the fate of each item under a gate; what was not measured is the others' mean.
+
+    A tool's time is in the turn after it. Raises: ConfigError without both methods' records.
+    """
+    cases = comparison.cases
+    if not cases:
+        raise ConfigError(
+            "run", f"{comparison.suite.source} needs the methods baseline and speceyes"
+        )
+    entrants = [e for e in comparison.entrants if e.method in _METHODS]
+    shared = in_common(entrants)
+    bases = shared[_first(entrants, "baseline").label]
+    smalls = next((shared[e.label] for e in entrants if e.method == "small"), None)
+    known = [case.speculate_s for case in cases if case.is_screened and case.speculate_s > 0.0]
+    typical_s = sum(known) / len(known) if known else 0.0
+    return [
+        _fate(case, base, spec, speculate_s=_speculate_s(case, alone, typical_s))
+        for case, base, alone in zip(
+            cases, bases, smalls if smalls is not None else [None] * len(bases), strict=True
+        )
+    ]
+
+
+def gate_at(own: GateSpec, threshold: float | None) -> GateSpec:
+    """Give the run's gate, with another threshold if one is asked for."""
+    return own if threshold is None else replace(own, threshold=threshold)
+
+
+def turn_seconds(base: Record) -> tuple[float, ...]:
+    """Read how long each of the agent's turns took, tools included, off the times it spoke at."""
+    whole_s = base.phase_s.get("fall_back", 0.0)
+    if not base.turns:
+        return (whole_s,)
+    ends_s = [turn.at_s for turn in base.turns]
+    began_s = max(0.0, ends_s[-1] - whole_s)
+    starts_s = [began_s, *ends_s[:-1]]
+    return tuple(max(0.0, end - start) for start, end in zip(starts_s, ends_s, strict=True))
+
+
+def _fate(case: Case, base: Record, spec: GateSpec, *, speculate_s: float) -> Fate:
+    turns_s = turn_seconds(base)
+    said = sum(turn.usage.completion_tokens for turn in base.turns)
+    return Fate(
+        between_s=case.between_s,
+        screen_s=case.screen_s,
+        speculate_s=speculate_s,
+        needs_tool=not case.is_screened,
+        accepted=case.is_screened and case.said is not None and judge(case.said, spec).accepted,
+        turns_s=turns_s,
+        small_is_right=case.small_right,
+        agent_is_right=case.agent_right,
+        turn_tokens=math.ceil(said / len(turns_s)),
+    )
+
+
+def _speculate_s(case: Case, alone: Record | None, typical_s: float) -> float:
+    if case.is_screened and case.speculate_s > 0.0:
+        return case.speculate_s
+    if alone is None:
+        return typical_s
+    return alone.phase_s.get("speculate", 0.0) + alone.phase_s.get("gate", 0.0) or typical_s
+
+
+def _first(entrants: Sequence[Entrant], method: str) -> Entrant:
+    return next(entrant for entrant in entrants if entrant.method == method)

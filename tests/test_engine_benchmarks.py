@@ -1,0 +1,95 @@
+"""The benchmarks of the local engine run, at the least size, and tell what they claim to."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import batching, gpu_real_size, prefix
+from benchmarks.forced import QWEN2_5_VL_7B, QWEN3_VL_2B, ForcedEngine, random_model, tiny
+from speceyes.agent import request_for
+from speceyes.builtin.suite import draw_items
+from speceyes.engines.local import LocalEngine
+from speceyes.engines.worker import LocalLimits
+
+pytestmark = [pytest.mark.local]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_query_of_the_agents_reads_each_token_once():
+    told = await prefix.turns(list(draw_items(2, seed=3)), 1)
+    assert told["same_answers"] == 2
+    assert told["tokens"]["kept"]["turns"] > 2
+    assert told["read_per_new_token"]["kept"] <= 1.02
+    assert told["read_per_new_token"]["not_kept"] > 1.5
+
+
+@pytest.mark.anyio
+async def test_phase_one_in_the_agents_words_leaves_it_next_to_nothing_to_read():
+    large = LocalEngine.load(prefix.MODELS / "large", name="large", threads=1)
+    asked = [prefix.ask_of(item) for item in draw_items(1, seed=3)]
+    told = await prefix.phase_one(large, large.forget, asked, repeats=1)
+    await large.aclose()
+    (alone,) = told["last_usage"]["alone"]
+    screen, after = told["last_usage"]["shared"]
+    extra = screen["prompt_tokens"] + after["prompt_tokens"] - after["cached_tokens"]
+    assert extra <= 1.15 * alone["prompt_tokens"]
+    assert told["last_usage"]["paper"][1]["cached_tokens"] < 10
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_batched_and_one_by_one_all_is_answered_alike():
+    run, tallies = await batching.compare(
+        list(draw_items(3, seed=3)), [3], repeats=1, policy="agent_only"
+    )
+    assert run["same_answers"]
+    assert run["items"] == 3
+    assert tallies["batched_tallies"][1]["widest_step"] > 1
+
+
+def test_real_sizes_are_those_of_the_releases():
+    counted = {}
+    for shape in (QWEN2_5_VL_7B, QWEN3_VL_2B):
+        model = random_model(shape, device="meta", dtype=torch.bfloat16)
+        counted[shape.make] = sum(p.numel() for p in model.parameters()) / 1e9
+    assert counted == pytest.approx({"qwen2_5_vl": 8.29, "qwen3_vl": 2.13}, abs=0.02)
+
+
+@pytest.mark.anyio
+async def test_a_forced_engine_says_what_it_is_told_and_spends_what_it_costs():
+    engine = ForcedEngine(
+        tiny(QWEN2_5_VL_7B), gpu_real_size.script, name="forced", device="cpu", limits=LocalLimits()
+    )
+    query = gpu_real_size.Plan(image_tokens=64, depth=1).query()
+    opening = gpu_real_size.DeepEyes().opening(query, ())
+    said = await engine.generate(request_for(opening, 512))
+    again = await engine.generate(request_for(opening, 512))
+    await engine.aclose()
+    assert "<tool_call>" in said.text
+    assert said.usage.completion_tokens == -(-len(said.text) // 4)
+    assert engine.tally.drawn_tokens == 2 * said.usage.completion_tokens
+    assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
+
+
+@pytest.mark.slow
+def test_every_policy_is_priced_at_a_tiny_size(capsys):
+    words = "--size tiny --device cpu --image-tokens 64 --depths 0 1 --queries 3 --repeats 1"
+    gpu_real_size.main([*words.split(), "--concurrency", "3"])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["weights"], told["answers"]) == ("random", "forced")
+    assert len(told["policies"]) == 2
+    assert set(told["policies"][0]["speedup"]) == {
+        "agent_only",
+        *(f"{p}_{s}" for p in gpu_real_size.POLICIES for s in ("paper", "shared")),
+    }
+    tokens = told["costs"][0]["tokens"]["depth_1"]
+    assert tokens["read"] < tokens["prompt"]
