@@ -111,7 +111,11 @@ def test_an_empty_file_chooses_nothing(tmp_path):
         ("[settings]\nmax_turn = 3", "settings.max_turn", "is unknown; known are screen_by"),
         ("[settings]\nmax_turns = '3'", "settings.max_turns", "is to be a whole number, not '3'"),
         ("[settings]\nmax_turns = 0", "settings.max_turns", "is below 1"),
-        ("[settings]\nscreen_by = 'me'", "settings.screen_by", "choose from large, small, none, agent"),
+        (
+            "[settings]\nscreen_by = 'me'",
+            "settings.screen_by",
+            "choose from large, small, none, agent",
+        ),
         ("[settings]\nscreen_prompt = 1", "settings.screen_prompt", "choose from paper, shared$"),
         ("[http]\nretries = 3", "http.retries", "is unknown; known are connect_timeout_s"),
         ("[http]\nmax_attempts = 0", "http.max_attempts", "is below 1"),
