@@ -33,15 +33,24 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
 from speceyes.policies.adaptive import Adaptive  # noqa: E402
 from speceyes.policies.fixed import overlap, race, serial  # noqa: E402
-from speceyes.types import GenerateRequest, Generation, Query  # noqa: E402
+from speceyes.types import (  # noqa: E402
+    GenerateRequest,
+    Generation,
+    Observation,
+    Pixels,
+    Query,
+    ToolCall,
+)
 from tests.stand_ins import (  # noqa: E402
     ACCEPTED,
     CALL,
     NEEDS_TOOL,
     REJECTED,
     Plan,
+    Spyglass,
     a_funnel,
     a_query,
+    an_agent,
     key_of,
     turns,
 )
@@ -73,6 +82,15 @@ class AtOnce:
         return
 
 
+class Glass(Spyglass):
+    """Shows one cut per call, and keeps no note of it."""
+
+    async def run(self, call: ToolCall, pixels: Pixels) -> Observation:
+        seen = await super().run(call, pixels)
+        self.calls.clear()
+        return seen
+
+
 def memory_mib() -> float:
     """Give what this process holds now, in MiB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -87,7 +105,9 @@ async def answer(queries: int, policy: str) -> dict[str, Any]:
 
     chosen = Adaptive() if policy == "adaptive" else POLICIES[policy]
     routes = Counter[str]()
-    async with a_funnel(AtOnce(), AtOnce(), chosen) as funnel:
+    large = AtOnce()
+    parts = {"agent": an_agent(large, tool=Glass())}
+    async with a_funnel(AtOnce(), large, chosen, parts=parts) as funnel:
         async for _ in funnel.answer_many(asked(200), concurrency=CONCURRENCY):
             pass  # what is loaded on first use is loaded now
         idle_mib, began_s, peak_mib = memory_mib(), time.process_time(), 0.0

@@ -151,7 +151,7 @@ class TextStack:
         Shapes: embeddings (N, C); positions (3, N); returns float32 (B, V), the logits after each
         prompt's last token.
         """
-        sights = [self._onward_sights(s.stop - s.start, s.past) if s.past else () for s in spans]
+        sights = [self._onward_sights(s.stop - s.start, s.past) for s in spans]
 
         def attend(layer: int, *qkv: torch.Tensor) -> torch.Tensor:
             rows = []
@@ -251,14 +251,16 @@ class TextStack:
         return attended[0].transpose(0, 1).flatten(1)  # (T, Hq D)
 
     def _onward_sights(self, count: int, past: int) -> tuple[torch.Tensor, ...]:
-        """Say what tokens after a past do not see, some at a time: biases (G * T, S) each."""
+        """Say what tokens after a longer past do not see, some at a time: biases (T, S) each."""
+        if past <= count:
+            return ()
         sights = []
         for first in range(past, past + count, _ONWARD_STEP):
             seen = min(first + _ONWARD_STEP, past + count)
             hidden = torch.ones(seen - first, seen, dtype=torch.bool, device=self.device)
             bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
             bias.masked_fill_(hidden.triu(first + 1), -torch.inf)
-            sights.append(bias.repeat(self._group, 1))
+            sights.append(bias)
         return tuple(sights)
 
     def _attend_onward(
@@ -270,17 +272,24 @@ class TextStack:
         sights: Sequence[torch.Tensor],
     ) -> torch.Tensor:
         """Let queries (T, Hq, D) see the past and themselves: keys, values (Hk, past + T, D)."""
+        if not sights:  # the past is short: blank queries in its place spare a mask as large as all
+            past = keys.shape[1] - len(q)
+            padded = functional.pad(q, (0, 0, 0, 0, past, 0))
+            return self._attend_causally(padded, keys.transpose(0, 1), values.transpose(0, 1))[
+                past:
+            ]
         attended = []
         for part, bias in zip(q.split(_ONWARD_STEP), sights, strict=True):
-            count, seen = len(part), bias.shape[1]
-            # The queries of a group share their keys: they stand side by side.
-            grouped = part.view(count, self._key_heads, self._group, self._head_dim)
-            side_by_side = grouped.permute(1, 2, 0, 3).flatten(1, 2)[None]
-            out = functional.scaled_dot_product_attention(
-                side_by_side, keys[None, :, :seen], values[None, :, :seen], bias
+            # The queries of a group share their keys, which are shown to each of them.
+            grouped = part.unflatten(1, (self._key_heads, self._group)).permute(1, 2, 0, 3)
+            seen, often = bias.shape[1], (-1, self._group, -1, -1)
+            out = functional.scaled_dot_product_attention(  # (Hk, G, T, D)
+                grouped,
+                keys[:, None, :seen].expand(often),
+                values[:, None, :seen].expand(often),
+                bias,
             )
-            apart = out[0].unflatten(1, (self._group, count)).permute(2, 0, 1, 3)
-            attended.append(apart.flatten(1))
+            attended.append(out.permute(2, 0, 1, 3).flatten(1))
         return torch.cat(attended) if len(attended) > 1 else attended[0]
 
     def _think(self, layer: _Layer, x: torch.Tensor) -> torch.Tensor:
