@@ -110,10 +110,18 @@ def main() -> None:
         shutil.copytree(MODELS / a.role, folder, dirs_exist_ok=True)
     if a.tokenizer is not None:
         shutil.copy(a.tokenizer, folder / "tokenizer.json")
-    if a.role == "small":
+    weights = torch.load(a.checkpoint, weights_only=True)["model"]
+    if a.role == "small" and not _fits(weights, folder / "tokenizer.json"):
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(MODELS / "large" / name, folder / name)
-    export(a.role, torch.load(a.checkpoint, weights_only=True)["model"], folder)
+    export(a.role, weights, folder)
+
+
+def _fits(weights: dict[str, torch.Tensor], path: Path) -> bool:
+    # The large model's tokenizer may have grown since the small one was trained.
+    if not path.exists():
+        return False
+    return Tokenizer.from_file(str(path)).get_vocab_size() == len(weights["lm_head.weight"])
 
 
 if __name__ == "__main__":

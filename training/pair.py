@@ -54,7 +54,8 @@ def _stages(role: str, a: argparse.Namespace) -> list[list[str]]:
     where = ["--out", str(a.out), "--device", a.device, "--threads", str(a.threads)]
     counts = ["--listing-steps", str(listing), "--steps", str(steps)]
     counts += ["--batch", str(LANGUAGE_BATCH[role]), *(["--bf16"] if a.bf16 else [])]
-    tune = [["tune", "--steps", str(TUNE_STEPS), *where]] if role == "small" else []
+    words = ["--tokenizer", str(MODELS / "large" / "tokenizer.json")]
+    tune = [["tune", "--steps", str(TUNE_STEPS), *words, *where]] if role == "small" else []
     last = "tune" if tune else "language"
     return [
         ["vision", role, "--steps", str(VISION_STEPS[role]), *where],

@@ -45,7 +45,8 @@ def tune_small(a: argparse.Namespace) -> None:
         )
         model.load_state_dict(saved["model"])
     if path.exists():
-        optimiser.load_state_dict(saved["optimiser"])
+        if "optimiser" in saved:  # weights alone begin with a fresh one
+            optimiser.load_state_dict(saved["optimiser"])
         start = saved["step"]
     shares = CLOSER_SHARES if a.closer else SHARES
     pool = load_pool(a.out / "pool", a.seeds)
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--tokenizer", type=Path, default=Path("src/speceyes/builtin/models/large/tokenizer.json")
+        "--tokenizer", type=Path, default=Path("src/speceyes/builtin/models/small/tokenizer.json")
     )
     parser.add_argument("--out", type=Path, default=Path("training/runs"))
     a = parser.parse_args()
