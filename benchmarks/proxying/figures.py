@@ -82,6 +82,7 @@ def cell_of(workload: str, connections: int, rounds: Mapping[str, Sequence[Json]
                     "times_rps": beside(ours, theirs, "rps"),
                     "added_p50_ms": beyond(ours, theirs, "p50_ms"),
                     "added_p99_ms": beyond(ours, theirs, "p99_ms"),
+                    "share_of_cpu": beside(ours, theirs, "cpu_ms"),
                 }
                 for other, theirs in rounds.items()
                 if other not in {"bypass", "funnel"}
