@@ -23,7 +23,9 @@ from speceyes.notebook import OUTPUT_FOLDER, PYTHON, Notebook
 from speceyes.pictures import DecodedPictures, encode_png, open_picture
 from speceyes.protocols.resize import smart_resize
 from speceyes.tools import host
+from speceyes.tools.launching import choose_launcher
 from speceyes.tools.limits import SandboxLimits
+from speceyes.tools.process import CellProcess
 from speceyes.tools.python import PythonTool
 from speceyes.types import Picture, ToolCall
 from tests.adversarial.outside import descendants, wait_until
@@ -368,3 +370,20 @@ async def test_what_code_made_is_shown_at_the_size_that_the_model_sees():
         (made,) = await run(tool, code.format(576, 288))
     assert [picture.size for picture in made.pictures] == [seen((576, 288))]
     assert made.boxes_px == (None,)
+
+
+def members(group):
+    found = []
+    for line in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            found.append(int(line.read_text().rpartition(")")[2].split()[2]))
+    return found.count(group)
+
+
+async def test_one_that_is_ended_before_it_has_reported_leaves_nobody():
+    launcher = choose_launcher(PRINTED, LIMITS, unsafe=False)
+    cell = CellProcess(launcher.launch())
+    group = cell.launch.process.pid
+    assert wait_until(lambda: members(group) > 1)  # the first inside waits to be let go on
+    await cell.aclose()
+    assert wait_until(lambda: not members(group))

@@ -133,9 +133,7 @@ class CellProcess:
         with contextlib.suppress(ProcessLookupError):
             if self._first is not None:  # the kernel ends all in its namespace with it
                 signal.pidfd_send_signal(self._first, signal.SIGKILL)
-            elif self.launch.info is not None:  # not yet reported: it is bound to bubblewrap
-                self.launch.process.kill()
-            else:
+            else:  # the first one inside, if there is one already, is still of bubblewrap's group
                 os.killpg(self.launch.process.pid, signal.SIGKILL)
 
     async def _read(self, count: int) -> bytes:
