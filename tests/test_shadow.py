@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from speceyes.assemble_gateway import shadowed
+from speceyes.calibration.audit import Seen
 from speceyes.calibration.thresholds import closed
 from speceyes.engines.replay import Take, scripted, scripted_screen
 from speceyes.errors import ConfigError
@@ -24,7 +25,7 @@ from speceyes.gateway.reports import overview
 from speceyes.gateway.settings import GatewaySettings, RouteSettings, ShadowSettings
 from speceyes.gateway.settings_file import plan_of
 from speceyes.gateway.shadow import Heard, Shadow
-from speceyes.gateway.shadowing import begin, edges_above, put_together, scored, watched
+from speceyes.gateway.shadowing import begin, checked, edges_above, put_together, scored, watched
 from tests.gateway_rig import a_gateway, body
 from tests.stand_ins import ACCEPTED, GATE, NEEDS_TOOL, Plan, a_funnel, a_query, engines, turns
 
@@ -253,6 +254,19 @@ class TestDrift:
             shadow.hear(Heard(a_query("slice"), before, funnel))
             await anyio.sleep(6)
             assert shadow.watched().accepted == 0
+
+
+def test_checks_that_were_dropped_are_not_counted_on():
+    settings = ShadowSettings(mode="audit", share=1.0, max_loss=0.05, on_breach="tighten")
+    found = {}
+    for every in (1, 10):  # of the calm queries' checks, how many found room
+        watch = begin(settings, GATE)
+        for place in range(300):
+            watch = checked(watch, Seen(8.0, differs=None if place % every else False))
+        while watch.state == "watching":
+            watch = checked(watch, Seen(6.0, differs=True))
+        found[every] = watch.state
+    assert found == {1: "tightened", 10: "off"}
 
 
 class TestScores:
