@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from PIL import Image as Pillow
 
+from speceyes.assemble_gateway import shadowed
 from speceyes.gateway.app import Gateway, inner_app
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.images.fetching import Fetcher
@@ -102,26 +103,27 @@ async def a_gateway(plan=ACCEPTED, *, upstream=None, settings=None, route=None, 
     parts = {"agent": an_agent(own[1])} | more.pop("parts", {})
     funnel = a_funnel(*own, policy, parts=parts, **more)
     relay = None if upstream is None else Relay(_server(upstream))
+    served = Route(
+        settings=route,
+        funnel=None if route.mode == "bypass" else funnel,
+        relay=relay,
+        small=Served(breaker=breakers["small"], model=lambda: "small-model"),
+        large=Served(breaker=breakers["large"], model=lambda: "large-model"),
+    )
+    served = shadowed(served, workers=1)
     gateway = Gateway(
         settings=settings,
-        routes=Routes(
-            [
-                Route(
-                    settings=route,
-                    funnel=None if route.mode == "bypass" else funnel,
-                    relay=relay,
-                    small=Served(breaker=breakers["small"], model=lambda: "small-model"),
-                    large=Served(breaker=breakers["large"], model=lambda: "large-model"),
-                )
-            ]
-        ),
+        routes=Routes([served]),
         observer=witness,
         fetcher=Fetcher(settings.images),
         clock=anyio.current_time,
         created_s=1,
     )
     try:
-        yield Rig(Client(inner_app(gateway)), witness, small, large, gateway)
+        async with AsyncExitStack() as stack:
+            if served.shadow is not None:
+                await stack.enter_async_context(served.shadow)
+            yield Rig(Client(inner_app(gateway)), witness, small, large, gateway)
     finally:
         if relay is not None:
             await relay.aclose()

@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+import anyio
 import pytest
 
 from speceyes.assemble_gateway import open_gateway
@@ -132,3 +133,48 @@ async def test_passing_everything_on_takes_a_server():
         async with open_gateway(plan_of(table, Path(), flags={})):
             pass
     assert caught.value.field == "routes.fast.mode"
+
+
+WATCHED = """
+protocol = "deepeyes"
+policy = "{policy}"
+gate = {{ threshold = 1.0, k = 16 }}
+small = {{ engine = "{url}#little" }}
+large = {{ engine = "{url}#big" }}
+
+[routes.speceyes.shadow]
+mode = "audit"
+share = 1.0
+"""
+
+
+def watched(url, policy="serial"):
+    return plan_of(tomllib.loads(WATCHED.format(url=url, policy=policy)), Path(), flags={})
+
+
+async def test_what_was_accepted_is_checked_beside_and_shown():
+    async with serving(speak) as server, open_gateway(watched(server.url)) as gateway:
+        shadow, checked = gateway.routes.find("speceyes").shadow, anyio.Event()
+        count = shadow.tell
+        shadow.tell = lambda *told: (count(*told), checked.set())
+        async with gateway.observer.open():
+            client = Client(inner_app(gateway))
+            reply = await client.post(body())
+            assert reply.json()["choices"][0]["message"]["content"] == "star"
+            with anyio.fail_after(20):
+                await checked.wait()
+            shown = (await client.get("/v1/stats")).json()
+            metrics = (await client.get("/metrics")).body.decode()
+    assert shown["total"]["requests"] == 1
+    one = shown["now"]["shadows"]["speceyes"]
+    assert (one["checked"], one["differing"], one["states"]) == (1, 1, {"watching": 1})
+    assert 'speceyes_shadow_total{model="speceyes",outcome="unread"} 1.0' in metrics
+    assert 'speceyes_shadow_tokens_total{kind="completion",model="speceyes"}' in metrics
+
+
+@pytest.mark.parametrize("policy", ["small_only", "agent_only"])
+async def test_without_a_gate_there_is_nothing_to_watch(policy):
+    with pytest.raises(ConfigError) as caught:
+        async with open_gateway(watched("http://127.0.0.1:9/v1", policy)):
+            pass
+    assert caught.value.field == "routes.speceyes.shadow.mode"

@@ -17,6 +17,7 @@ from speceyes.gateway.metrics import expose
 from speceyes.gateway.reports import Report, put_together
 from speceyes.gateway.series import COUNTERS, GAUGES, HISTOGRAMS, SERIES
 from speceyes.gateway.settings import DEFAULT_PORT
+from speceyes.gateway.shadowing import Watched
 from speceyes.gateway.stats import Stats, Tally, merge
 from tests.gateway_stories import MODELS, NOON_S, draw_many
 
@@ -26,6 +27,19 @@ DASHBOARD = ROOT / "deploy" / "grafana" / "speceyes.json"
 ROW = re.compile(r"^\| `(speceyes_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", re.MULTILINE)
 USED = re.compile(r"\bspeceyes_\w+")
 SUFFIXES = ("_total", "_bucket", "_sum", "_count")
+
+SHADOW = Watched(
+    mode="audit",
+    state="watching",
+    threshold=4.0,
+    max_loss=0.01,
+    confidence=0.95,
+    queries=100,
+    accepted=50,
+    checked=10,
+    differing=1,
+    psi=0.02,
+)
 
 
 def whole_of(stats, **now):
@@ -37,6 +51,7 @@ def whole_of(stats, **now):
         queued=now.get("queued", 0),
         breakers={"speceyes": {"small": "open", "large": "closed"}},
         stats=stats,
+        shadows={"speceyes": SHADOW},
     )
     return put_together([report], at_s=NOON_S)
 
@@ -58,6 +73,8 @@ def everything():
     """Count something in every cell there could be a name for."""
     tally = Tally(fold(draw_many(900)))
     tally.add(series.DROPPED, ("audit",), 3)
+    tally.add(series.SHADOW, ("speceyes", "agreed"))
+    tally.add(series.SHADOW_TOKENS, ("speceyes", "prompt"), 300)
     return tally.stats()
 
 

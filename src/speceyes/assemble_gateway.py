@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from speceyes.assemble import SpecEyes, arrange, open_engine, read_key
-from speceyes.config import DEFAULT_ENGINE, Settings
+from speceyes.config import DEFAULT_ENGINE, DEFAULT_POLICY, GATED, Settings
 from speceyes.engine_names import EngineSource, HttpEngineAt, PairRole, parse_engine
 from speceyes.engines.http import HttpEngine
 from speceyes.engines.wire.settings import HttpSettings
@@ -31,6 +31,7 @@ from speceyes.gateway.routes import Route, Routes, Served
 from speceyes.gateway.serving import configure_logging
 from speceyes.gateway.settings import BreakerSettings
 from speceyes.gateway.settings_file import Plan, RoutePlan
+from speceyes.gateway.shadow import Shadow
 from speceyes.policies.fixed import small_only
 from speceyes.types import Engine
 
@@ -45,11 +46,15 @@ async def open_gateway(plan: Plan, folder: Path | None = None) -> AsyncIterator[
     """
     async with AsyncExitStack() as stack:
         stable = _Stable(stack, plan.settings.breaker)
-        routes = [await _open_route(one, stable) for one in plan.routes]
+        workers = plan.settings.workers
+        routes = [await _open_route(one, stable, workers=workers) for one in plan.routes]
         fetcher = Fetcher(plan.settings.images)
         stack.push_async_callback(fetcher.aclose)
         watcher = Watcher(plan.settings, [_model(route) for route in routes], folder=folder)
         stable.observers.append(watcher)
+        for shadow in (route.shadow for route in routes):
+            if shadow is not None:
+                watcher.watch(await stack.enter_async_context(shadow))
         yield Gateway(
             settings=plan.settings, routes=Routes(routes), observer=watcher, fetcher=fetcher
         )
@@ -97,11 +102,11 @@ class _Stable:
                 observer.breaker(name, role, state)
 
 
-async def _open_route(plan: RoutePlan, stable: _Stable) -> Route:
+async def _open_route(plan: RoutePlan, stable: _Stable, *, workers: int) -> Route:
     try:
         if plan.settings.mode == "bypass":
             return await _open_bypass(plan, stable)
-        return await _open_funnel(plan, stable)
+        return shadowed(await _open_funnel(plan, stable), workers=workers)
     except ConfigError as error:
         raise ConfigError(f"routes.{plan.settings.name}.{error.field}", error.message) from error
 
@@ -128,6 +133,10 @@ async def _open_funnel(plan: RoutePlan, stable: _Stable) -> Route:
         stalls[role] = stall = await stable.take(plan, role, source)
         return GuardedEngine(stall.engine, stall.breaker)
 
+    policy_name = plan.choices.policy or DEFAULT_POLICY
+    if plan.settings.shadow.mode != "off" and policy_name not in GATED:
+        told = f"needs a policy with a gate, not {policy_name}; choose from {', '.join(GATED)}"
+        raise ConfigError("shadow.mode", told)
     eyes: SpecEyes = arrange(plan.choices)
     eyes.opener = open_guarded
     await stable.stack.enter_async_context(eyes)
@@ -151,6 +160,23 @@ async def _open_funnel(plan: RoutePlan, stable: _Stable) -> Route:
         large=_served(large, "large"),
         screened_by="small" if plan.choices.settings.screen_by == "small" else "large",
     )
+
+
+def shadowed(route: Route, *, workers: int) -> Route:
+    """Give a route its shadow, if its settings ask for one. Raises: ConfigError."""
+    settings, funnel = route.settings.shadow, route.funnel
+    if settings.mode == "off" or funnel is None:
+        return route
+    if settings.on_breach == "tighten" and funnel.rules.closer_gate is not None:
+        told = "tighten moves one gate, and this route has a closer one too; say off or tell"
+        raise ConfigError("shadow.on_breach", told)
+
+    def is_free() -> bool:
+        return route.small.breaker.state == route.large.breaker.state == "closed"
+
+    shadow = Shadow(route.name, settings, funnel.rules.gate, workers=workers, is_free=is_free)
+    watching = Funnel(funnel.parts, funnel.rules, shadow.watching(funnel.policy))
+    return replace(route, funnel=watching, shadow=shadow)
 
 
 def _relay(engine: Engine, source: EngineSource, stable: _Stable) -> Relay | None:

@@ -36,6 +36,7 @@ from speceyes.gateway.observing import EndedReason, Observer, Receive, Scope, Se
 from speceyes.gateway.passing import is_refusal, pass_on
 from speceyes.gateway.routes import Route, Routes
 from speceyes.gateway.settings import GatewaySettings, Key
+from speceyes.gateway.shadow import Heard
 from speceyes.gateway.trace_context import onward
 from speceyes.gateway.visit import Visit, visit_of
 from speceyes.gateway.wire.query import images_of, query_of, question_of
@@ -168,6 +169,9 @@ class Entrance:
                 await answer_stream(job, visit, self.settings.streaming)
             else:
                 await answer_whole(job, visit)
+        if route.shadow is not None and visit.answer is not None:
+            heard = Heard(job.query, visit.answer, job.funnel)
+            route.shadow.hear(heard, is_busy=self.admission.queued > 0)
 
     async def _refuse(self, visit: Visit, error: SpecEyesError, reason: EndedReason) -> None:
         visit.fail(error, reason)

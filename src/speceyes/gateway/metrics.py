@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -21,6 +22,7 @@ from speceyes.gateway import series
 from speceyes.gateway.figures import Model, figures_of
 from speceyes.gateway.reports import Whole
 from speceyes.gateway.series import MILLION, Series
+from speceyes.gateway.shadowing import Shadowed
 from speceyes.gateway.stats import Labels, Spread
 
 _Value = tuple[Labels, float]
@@ -101,6 +103,31 @@ def _gauges(whole: Whole, models: Sequence[Model]) -> Mapping[str, Iterable[_Val
         series.BETA.name: _measured({name: f.beta for name, f in shown.items()}),
         series.SPEEDUP.name: _measured({name: f.speed.estimate for name, f in shown.items()}),
         series.LIMIT.name: _measured({name: f.speed.limit for name, f in shown.items()}),
+        **_shadow_gauges(now.shadows),
+    }
+
+
+def _shadow_gauges(shadows: Mapping[str, Shadowed]) -> Mapping[str, Iterable[_Value]]:
+    told = shadows.items()
+    return {
+        series.SHADOW_STATE.name: [
+            ((model, state), count) for model, one in told for state, count in one.states.items()
+        ],
+        series.SHADOW_THRESHOLD.name: [((model,), one.threshold) for model, one in told],
+        series.DISAGREEMENT.name: [
+            ((model, bound), value)
+            for model, one in told
+            for bound, value in msgspec.structs.asdict(one.disagreement).items()
+            if value is not None
+        ],
+        series.SHADOW_RISK.name: [
+            ((model, bound), value)
+            for model, one in told
+            for bound, value in (("value", one.risk), ("limit", one.max_loss))
+            if value is not None
+        ],
+        series.DRIFT.name: _measured({model: one.psi for model, one in told}),
+        series.DRIFTED.name: [((model,), one.drifted) for model, one in told],
     }
 
 

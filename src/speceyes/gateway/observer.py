@@ -29,11 +29,13 @@ from speceyes.gateway.measures import Finished, count, tell
 from speceyes.gateway.observing import AsgiApp, BreakerState, Ended, EngineRole, Seen
 from speceyes.gateway.reports import Report, Whole, put_together
 from speceyes.gateway.settings import GatewaySettings
+from speceyes.gateway.shadow import Shadow, ShadowOutcome
 from speceyes.gateway.snapshots import Folder
 from speceyes.gateway.stats import Tally, Told
 from speceyes.gateway.trace_context import context_of
 from speceyes.gateway.tracing import Tracing
 from speceyes.gateway.views import views_of
+from speceyes.types import Usage
 
 _LOG: Final = logging.getLogger(__name__)
 _BEAT_S: Final = 1.0
@@ -78,6 +80,7 @@ class Watcher:
         if tracing is None and settings.tracing.endpoint is not None:
             self._tracing = Tracing(settings.tracing)
         self._dropped: dict[str, int] = {}
+        self._shadows: dict[str, Shadow] = {}
         self.views: Mapping[str, AsgiApp] = views_of(self.whole, models, version=_version())
 
     def open(self) -> AbstractAsyncContextManager[Watcher]:
@@ -121,6 +124,11 @@ class Watcher:
         """Hear that a route's engine went down, is tried again, or is back."""
         self._breakers.setdefault(route_name, {})[role] = state
 
+    def watch(self, shadow: Shadow) -> None:
+        """Count a route's shadow work, and show what it sees."""
+        self._shadows[shadow.name] = shadow
+        shadow.tell = partial(self._count_shadow, shadow.name)
+
     async def whole(self) -> Whole:
         """Put together what all workers did so far."""
         reports = [self._report()]
@@ -143,6 +151,13 @@ class Watcher:
             query_at_s = None if request is None else request.query_at_s
             self._tracing.hear(told, context, query_at_s=query_at_s)
 
+    def _count_shadow(self, model: str, outcome: ShadowOutcome, usage: Usage) -> None:
+        self._tally.add(series.SHADOW, (model, outcome))
+        kinds = {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens}
+        for kind, tokens in kinds.items():
+            if tokens:
+                self._tally.add(series.SHADOW_TOKENS, (model, kind), tokens)
+
     def _report(self) -> Report:
         writers = {"audit": self._audit, "traces": self._tracing}
         for what, writer in writers.items():
@@ -158,6 +173,7 @@ class Watcher:
             queued=sum(not request.is_admitted for request in self._open.values()),
             breakers={model: dict(states) for model, states in self._breakers.items()},
             stats=self._tally.stats(),
+            shadows={name: shadow.watched() for name, shadow in self._shadows.items()},
         )
 
     @asynccontextmanager

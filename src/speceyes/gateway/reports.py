@@ -14,6 +14,8 @@ from speceyes.errors import InputError
 from speceyes.gateway import series
 from speceyes.gateway.figures import Figures, Model, View, figures_of
 from speceyes.gateway.observing import BreakerState, EngineRole
+from speceyes.gateway.shadowing import Shadowed, Watched
+from speceyes.gateway.shadowing import put_together as put_shadows_together
 from speceyes.gateway.stats import Stats, Told, merge
 
 FRESH_S: Final = 10.0
@@ -30,6 +32,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     queued: int
     breakers: dict[str, dict[EngineRole, BreakerState]]  # by model
     stats: Stats
+    shadows: dict[str, Watched] = {}  # by model
 
 
 class Now(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,7 @@ class Now(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     queued: int
     breakers: dict[str, dict[EngineRole, dict[BreakerState, int]]]
+    shadows: dict[str, Shadowed] = {}
 
 
 class Whole(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +82,7 @@ def put_together(reports: Iterable[Report], *, at_s: float) -> Whole:
             in_flight=sum(report.in_flight for report in fresh),
             queued=sum(report.queued for report in fresh),
             breakers=_breakers(fresh),
+            shadows=_shadows(fresh),
         ),
         stats=merge(report.stats for report in told),
     )
@@ -122,3 +127,11 @@ def _breakers(
                 counts = found.setdefault(model, {}).setdefault(role, {})
                 counts[state] = counts.get(state, 0) + 1
     return found
+
+
+def _shadows(reports: Sequence[Report]) -> dict[str, Shadowed]:
+    found: dict[str, list[Watched]] = {}
+    for report in reports:
+        for model, one in report.shadows.items():
+            found.setdefault(model, []).append(one)
+    return {model: put_shadows_together(parts) for model, parts in found.items()}

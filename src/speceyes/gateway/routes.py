@@ -15,6 +15,7 @@ from speceyes.gateway.guard.breaker import Breaker
 from speceyes.gateway.observing import EngineRole
 from speceyes.gateway.relay import Relay
 from speceyes.gateway.settings import RouteSettings
+from speceyes.gateway.shadow import Shadow
 
 _SHOWN: Final = 8
 
@@ -29,7 +30,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Who answers under one name. `funnel` None: all is passed on. `relay` None: nothing can be."""
+    """Who answers under one name. `funnel` None: all is passed on. `relay` None: nothing can be.
+
+    `shadow` hears of each answer of the funnel, and works beside it; None: nothing does.
+    """
 
     settings: RouteSettings
     funnel: Funnel | None
@@ -37,6 +41,7 @@ class Route:
     small: Served
     large: Served
     screened_by: EngineRole = "large"
+    shadow: Shadow | None = None
 
     @property
     def name(self) -> str:

@@ -104,6 +104,19 @@ DROPPED: Final = Series(
     help="Audit lines and traces thrown away because their writer could not keep up, or failed.",
     labels=("what",),
 )
+SHADOW: Final = Series(
+    name="speceyes_shadow",
+    kind="counter",
+    help="Queries that shadow work was due for: small and large model agreed, differed, could not "
+    "be compared (unread), or one failed; dropped: there was no room.",
+    labels=("model", "outcome"),
+)
+SHADOW_TOKENS: Final = Series(
+    name="speceyes_shadow_tokens",
+    kind="counter",
+    help="Tokens of shadow work, of which nothing is served; no other series has them.",
+    labels=("model", "kind"),
+)
 REQUEST_S: Final = Series(
     name="speceyes_request_seconds",
     kind="histogram",
@@ -212,6 +225,45 @@ LIMIT: Final = Series(
     help="The speedup if screening and speculating were free: 1 / (1 - beta * alpha).",
     labels=("model",),
 )
+SHADOW_STATE: Final = Series(
+    name="speceyes_shadow_workers",
+    kind="gauge",
+    help="Workers in which a model's shadow is watching, found the bound broken, tightened the "
+    "threshold, or turned speculation off.",
+    labels=("model", "state"),
+)
+SHADOW_THRESHOLD: Final = Series(
+    name="speceyes_shadow_threshold",
+    kind="gauge",
+    help="The threshold in force, after what the shadow found; the strictest of any worker.",
+    labels=("model",),
+)
+DISAGREEMENT: Final = Series(
+    name="speceyes_shadow_disagreement",
+    kind="gauge",
+    help="Share of the accepted answers that differ from the agent's, since the threshold last "
+    "changed, and the range (low, high) that holds at all times together.",
+    labels=("model", "bound"),
+)
+SHADOW_RISK: Final = Series(
+    name="speceyes_shadow_risk",
+    kind="gauge",
+    help="Share of all queries that are accepted and differ: estimated, and the most that may.",
+    labels=("model", "bound"),
+)
+DRIFT: Final = Series(
+    name="speceyes_score_drift",
+    kind="gauge",
+    help="How far the last scores lie from the first: the population stability index, below 0.1 "
+    "for stable ones.",
+    labels=("model",),
+)
+DRIFTED: Final = Series(
+    name="speceyes_score_drifted_workers",
+    kind="gauge",
+    help="Workers in which scores lie farther from the first ones than chance explains.",
+    labels=("model",),
+)
 
 COUNTERS: Final = (
     REQUESTS,
@@ -223,6 +275,8 @@ COUNTERS: Final = (
     RECEIVED,
     SENT,
     DROPPED,
+    SHADOW,
+    SHADOW_TOKENS,
 )
 HISTOGRAMS: Final = (
     REQUEST_S,
@@ -245,6 +299,12 @@ GAUGES: Final = (
     BETA,
     SPEEDUP,
     LIMIT,
+    SHADOW_STATE,
+    SHADOW_THRESHOLD,
+    DISAGREEMENT,
+    SHADOW_RISK,
+    DRIFT,
+    DRIFTED,
 )
 SERIES: Final[Mapping[str, Series]] = {s.name: s for s in (*COUNTERS, *HISTOGRAMS, *GAUGES)}
 """All of them by name, in the order in which they are shown."""

@@ -22,6 +22,7 @@ from speceyes.gateway.settings import (
     Key,
     Limits,
     RouteSettings,
+    ShadowSettings,
     Streaming,
     TracingSettings,
 )
@@ -145,11 +146,20 @@ def _route(
         if key in chosen and key in base:
             chosen[key] = {**as_table(key, base[key]), **as_table(key, chosen[key])}
     try:
+        shadow = _shadow(for_route.pop("shadow", {}), folder)
         settings = read_table("", {**for_route, "name": name}, RouteSettings)
+        settings = replace(settings, shadow=shadow)
         return RoutePlan(settings=settings, choices=read_choices({**base, **chosen}, folder))
     except ConfigError as error:
         is_own = error.field.lstrip(".").partition(".")[0] in {*own, "name"}
         raise (_within(f"routes.{name}", error) if is_own else error) from error
+
+
+def _shadow(value: object, folder: Path) -> ShadowSettings:
+    settings = read_table("shadow", value, ShadowSettings)
+    return (
+        settings if settings.file is None else replace(settings, file=str(folder / settings.file))
+    )
 
 
 def _within(name: str, error: InputError) -> ConfigError:
