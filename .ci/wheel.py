@@ -11,15 +11,21 @@ import sys
 
 EXTRAS = {
     "aiohttp": "http",
+    "httptools": "gateway",
     "jinja2": "local or lab",
     "matplotlib": "python",
     "msgspec": "http",
+    "opentelemetry": "otel",
+    "prometheus_client": "gateway",
     "rich": "cli",
     "safetensors": "local",
+    "starlette": "gateway",
     "tokenizers": "local",
     "torch": "local",
     "transformers": "local",
     "typer": "cli",
+    "uvicorn": "gateway",
+    "uvloop": "gateway",
 }
 
 
