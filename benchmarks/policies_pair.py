@@ -182,7 +182,7 @@ async def assembled(small: Engine, large: Engine, settings: Settings) -> AsyncIt
     eyes = SpecEyes(
         small=small,
         large=large,
-        protocol=BUILTIN.protocol,
+        protocol=BUILTIN.protocols["deepeyes"],
         gate=BUILTIN.gate,
         screen=screen,
         settings=settings,
