@@ -65,10 +65,10 @@ vllm: $(VENV)/.created ## the server of the e2e tests, in build/vllm (3.6 GB; ma
 	@$(BIN)/python tests/e2e/vllm_env.py --torch "$(TORCH)"
 
 clients: $(VENV)/.created ## LiteLLM and other clients of the gateway, in build/clients (900 MB; made once)
-	@$(BIN)/python tests/e2e/clients_env.py
+	@$(BIN)/python tests/e2e/pinned_env.py clients
 
 harnesses: $(VENV)/.ready ## inspect_ai and lmms-eval, in build/harness (300 MB; made once)
-	@$(BIN)/python tests/e2e/harness_env.py
+	@$(BIN)/python tests/e2e/pinned_env.py harness
 
 train: $(VENV)/.ready ## train the built-in pair anew (hours on two cores)
 	@$(BIN)/python -m training.pair $(ARGS)

@@ -37,7 +37,7 @@ from benchmarks.proxying.targets import (  # noqa: E402
 )
 from benchmarks.proxying.upstream import MODEL  # noqa: E402
 from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
-from tests.e2e import clients_env  # noqa: E402
+from tests.e2e.pinned_env import CLIENTS  # noqa: E402
 
 NAMES: Final = ("direct", "wire", "bypass", "funnel", "litellm")
 _PACKAGES: Final = ("aiohttp", "httptools", "msgspec", "starlette", "uvicorn", "uvloop")
@@ -142,7 +142,7 @@ def measure_all(plan: Plan, targets: dict[str, Target]) -> list[Json]:
 
 def versions() -> dict[str, str]:
     """Name the versions of all that was measured."""
-    pins = clients_env.PINS.read_text(encoding="utf-8")
+    pins = CLIENTS.pins.read_text(encoding="utf-8")
     pinned = re.search(r"^litellm==(.+)$", pins, re.MULTILINE)
     found = {package: metadata.version(package) for package in _PACKAGES}
     return found | {"python": sys.version.split()[0], "litellm": pinned[1] if pinned else "?"}
@@ -166,8 +166,8 @@ def main() -> None:
         workloads=tuple(w for w in WORKLOADS if not asked.workloads or w.name in asked.workloads),
         names=tuple(name for name in NAMES if name in asked.targets),
     )
-    if "litellm" in plan.names and not clients_env.is_ready():
-        parser.error(f"{clients_env.FOLDER} is not there or out of date; run `make clients`")
+    if "litellm" in plan.names and not CLIENTS.is_ready():
+        parser.error(f"{CLIENTS.folder} is not there or out of date; run `make clients`")
     machine = read_machine()
     with served(plan.names) as targets:
         cells = measure_all(plan, targets)

@@ -211,6 +211,13 @@ def test_a_sweep_that_cannot_be_is_refused(pair, tmp_path, words, complaint):
     assert done.stderr.startswith(f"speceyes: {complaint}")
 
 
+def test_a_sweep_of_a_run_whose_small_model_looked_closer_is_refused(pair, tmp_path):
+    bench(tmp_path, "--depth", "1")
+    done = call("sweep", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "give runs made with depth 0" in done.stderr
+
+
 def test_a_sweep_needs_both_methods(pair, tmp_path):
     bench(tmp_path, "--method", "small")
     done = call("sweep", tmp_path / "run")

@@ -14,7 +14,7 @@ from speceyes.builtin.suite import draw_items
 from speceyes.errors import QueryError
 from speceyes.prompts import question_text
 from speceyes.types import Picture, Query
-from tests.e2e import harness_env
+from tests.e2e.pinned_env import HARNESS, ROOT, PinnedEnvironment
 
 PICTURES = (Picture(b"any", "image/png", 1, 1),)
 WORDS = st.text("abc D?.(é", min_size=1, max_size=30).map(str.strip).filter(bool)
@@ -64,7 +64,7 @@ def test_an_empty_text_is_refused_by_name():
 
 
 def requirements() -> dict[str, str]:
-    lines = harness_env.PINS.read_text(encoding="utf-8").splitlines()
+    lines = HARNESS.pins.read_text(encoding="utf-8").splitlines()
     pins = (line.partition("==") for line in lines if line and not line.startswith("#"))
     return {name.lower().replace("_", "-"): version for name, _, version in pins}
 
@@ -73,48 +73,48 @@ def test_the_harnesses_environment_pins_all_and_replaces_nothing_of_the_project(
     pins = requirements()
     assert {"inspect-ai", "lmms-eval"} <= set(pins)
     assert [name for name, version in pins.items() if not version] == []
-    held = (harness_env.ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
+    held = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
     ours = {line.partition("==")[0].replace("_", "-") for line in held.splitlines()}
     assert set(pins) & (ours | {"torch", "torchvision", "speceyes"}) == set()
 
 
-def test_the_environment_is_made_anew_when_its_pins_change(tmp_path, monkeypatch):
-    assert not harness_env.is_ready(tmp_path)
-    (tmp_path / ".stamp").write_text(harness_env.stamp_now())
-    assert harness_env.is_ready(tmp_path)
+def test_an_environment_is_made_anew_when_its_pins_change(tmp_path):
     pins = tmp_path / "pins.txt"
+    pins.write_text("inspect_ai==0.0.0\n")
+    environment = PinnedEnvironment(tmp_path, pins)
+    assert not environment.is_ready()
+    (tmp_path / ".stamp").write_text(environment.stamp_now())
+    assert environment.is_ready()
     pins.write_text("inspect_ai==0.0.1\n")
-    monkeypatch.setattr(harness_env, "PINS", pins)
-    assert not harness_env.is_ready(tmp_path)
+    assert not environment.is_ready()
 
 
-def stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build() -> None:
+@pytest.fixture
+def hopeless(tmp_path, monkeypatch) -> PinnedEnvironment:
+    def build(_self: object) -> None:
         raise subprocess.CalledProcessError(1, "pip")
 
-    monkeypatch.setattr(harness_env, "is_ready", lambda: False)
-    monkeypatch.setattr(harness_env, "build", build)
+    monkeypatch.setattr(PinnedEnvironment, "build", build)
+    return PinnedEnvironment(tmp_path, HARNESS.pins)
 
 
-def test_an_environment_that_cannot_be_made_stops_nobody_on_a_laptop(monkeypatch, capsys):
-    stand_in_the_way(monkeypatch)
+def test_an_environment_that_cannot_be_made_stops_nobody_on_a_laptop(hopeless, monkeypatch, capsys):
     monkeypatch.delenv("CI", raising=False)
-    harness_env.main()
+    hopeless.ensure()
     assert "tests that need it are skipped" in capsys.readouterr().out
 
 
-def test_an_environment_that_cannot_be_made_fails_continuous_integration(monkeypatch):
-    stand_in_the_way(monkeypatch)
+def test_an_environment_that_cannot_be_made_fails_continuous_integration(hopeless, monkeypatch):
     monkeypatch.setenv("CI", "true")
     with pytest.raises(subprocess.CalledProcessError):
-        harness_env.main()
+        hopeless.ensure()
 
 
 def test_both_harnesses_are_told_of_modules_that_are_packed():
-    project = tomllib.loads((harness_env.ROOT / "examples/pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "examples/pyproject.toml").read_text())
     packed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"])
     points = project["project"]["entry-points"]
     named = [value for group in points.values() for value in group.values()]
     assert set(points) == {"inspect_ai", "lmms_eval.models"}
     assert {name.partition(":")[0] + ".py" for name in named} <= packed
-    assert packed == {path.name for path in (harness_env.ROOT / "examples").glob("*.py")}
+    assert packed == {path.name for path in (ROOT / "examples").glob("*.py")}

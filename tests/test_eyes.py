@@ -99,7 +99,6 @@ class Pair:
             screen=ScreenSpec(top_logprobs=7),
             protocols={"deepeyes": VIEWED, "thyme": Thyme(min_px=112 * 112, max_px=112 * 112)},
             closer=Closer(extent=None),
-            closer_gate=None,
         )
 
     def load(self, role):

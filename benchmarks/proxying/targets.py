@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.proxying.upstream import MODEL
-from tests.e2e.clients_env import FOLDER as CLIENTS
+from tests.e2e.pinned_env import CLIENTS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = Path(__file__).parent
@@ -224,7 +224,7 @@ def litellm(core: int, upstream_port: int, folder: Path) -> Iterator[Target]:
     told = LITELLM_SETTINGS.format(model=MODEL, port=upstream_port)
     settings.write_text(told, encoding="utf-8")
     env = {
-        "PATH": f"{CLIENTS / 'bin'}:/usr/bin:/bin",
+        "PATH": f"{CLIENTS.python.parent}:/usr/bin:/bin",
         "HOME": str(folder),
         "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -232,7 +232,14 @@ def litellm(core: int, upstream_port: int, folder: Path) -> Iterator[Target]:
         "LITELLM_MODE": "PRODUCTION",
     }
     flags = ("--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
-    words = (CLIENTS / "bin" / "litellm", "--config", settings, *flags, "--telemetry", "False")
+    words = (
+        CLIENTS.python.with_name("litellm"),
+        "--config",
+        settings,
+        *flags,
+        "--telemetry",
+        "False",
+    )
     process = start(words, core=core, log=log, env=env)
     try:
         wait_ready(process, port, "/health/liveliness", log=log)

@@ -71,9 +71,8 @@ class SpecEyes:
 
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
     threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
-    are a release's own wording, for a protocol given by its name. `http` is for engines on servers,
-    `closer_gate` is for what the small model answers after a closer look; None: the pair's own, or
-    the same gate.
+    are a release's own wording, for a protocol given by its name. `closer_gate` is for what the
+    small model answers after a closer look; None: the same gate. `http` is for engines on servers,
     `sandbox` for protocols whose models write code. `opener` opens engines given as strings in
     their place; what it opens stays its own.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
@@ -184,10 +183,7 @@ class SpecEyes:
             open_pixels=DecodedPictures,
         )
         policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
-        closer_gate = self.closer_gate
-        if closer_gate is None and is_pair and tuning is not None and self.gate is None:
-            closer_gate = tuning.closer_gate
-        rules = replace(_rules(gate, screen, settings), closer_gate=closer_gate)
+        rules = _rules(gate, screen, settings, closer_gate=self.closer_gate)
         return Funnel(parts, rules, policy)
 
     async def _open(
@@ -383,9 +379,12 @@ def _agent(
     )
 
 
-def _rules(gate: GateSpec, screen: ScreenSpec, settings: Settings) -> Rules:
+def _rules(
+    gate: GateSpec, screen: ScreenSpec, settings: Settings, *, closer_gate: GateSpec | None
+) -> Rules:
     return Rules(
         gate=gate,
+        closer_gate=closer_gate,
         screen=screen,
         agent_screens=settings.screen_by == "agent",
         max_answer_tokens=settings.max_answer_tokens,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.e2e.clients_env import ROOT, is_ready
+from tests.e2e.pinned_env import CLIENTS, ROOT
 
 pytestmark = [
     pytest.mark.e2e,
@@ -25,7 +25,7 @@ def run(script: str, *flags: str) -> dict:
 
 
 def test_every_target_answers_every_request():
-    targets = ["direct", "wire", "bypass", "funnel", *(["litellm"] if is_ready() else [])]
+    targets = ["direct", "wire", "bypass", "funnel", *(["litellm"] if CLIENTS.is_ready() else [])]
     told = run(
         "gateway.py", "--quick", "--connections", "4", "--workloads", "image 100 kB",
         "--targets", *targets,

@@ -13,12 +13,12 @@ import pytest
 
 from speceyes.builtin.suite import draw_items
 from speceyes.prompts import question_text
-from tests.e2e import clients_env
+from tests.e2e import pinned_env
 from tests.e2e.gateway_process import serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(300)]
 
-CLIENTS = clients_env.ROOT / "examples" / "clients"
+CLIENTS = pinned_env.ROOT / "examples" / "clients"
 ELSEWHERE = ("litellm_client.py", "pydantic_ai_client.py", "langchain_client.py")
 
 
@@ -101,7 +101,7 @@ def test_the_openai_package_reads_a_stream_and_the_tokens_used(scene):
 
 @pytest.mark.parametrize("script", ELSEWHERE)
 def test_other_packages_get_the_answer(scene, script):
-    if not clients_env.is_ready():
+    if not pinned_env.CLIENTS.is_ready():
         pytest.skip("build/clients is not there; `make clients` makes it")
-    done = ask(script, scene, python=clients_env.python_of())
+    done = ask(script, scene, python=pinned_env.CLIENTS.python)
     assert done.stdout.strip() == scene.answer

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
 
+from tests.e2e.chromium import STRAYING, WIDE, Window, launched
 from tests.gateway_served import app_of, filled, hear, served
 from tests.gateway_stories import MODELS, PRIVATE, Story, finished
 
-playwright = pytest.importorskip("playwright.sync_api")
-
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 VIEWS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
-# Texts that stand out of their drawing by more than a unit.
-STRAYING = """() => [...document.querySelectorAll(".plot svg")].flatMap((svg) => {
-  const { width, height } = svg.viewBox.baseVal;
-  return [...svg.querySelectorAll("text")].filter((text) => {
-    const box = text.getBBox();
-    const [right, bottom] = [box.x + box.width, box.y + box.height];
-    return box.x < -1 || box.y < -1 || right > width + 1 || bottom > height + 1;
-  }).map((text) => `${svg.parentElement.id}: ${text.textContent}`);
-})"""
 # Pairs of texts within one drawing that lie on each other.
 CROWDED = """() => [...document.querySelectorAll(".plot svg")].flatMap((svg) => {
   const boxes = [...svg.querySelectorAll("text")].map((text) => [text.textContent, text.getBBox()]);
@@ -46,9 +24,6 @@ CROWDED = """() => [...document.querySelectorAll(".plot svg")].flatMap((svg) => 
     ([, b]) => !apart(a, b) && !apart(b, a)
   ).map(([other]) => `${svg.parentElement.id}: ${one} | ${other}`));
 })"""
-WIDE = """() => [...document.querySelectorAll("main *")].filter((element) =>
-  !element.closest(".scroll") && element.getBoundingClientRect().right > innerWidth + 1
-).map((element) => element.outerHTML.slice(0, 80))"""
 # The contrast of every text with the paper or card that it stands on.
 PALE = """() => {
   const shade = (color) => {
@@ -76,25 +51,12 @@ PALE = """() => {
 }"""
 
 
-class Window:
-    """One page in one window, and all that went wrong in it."""
+class Page(Window):
+    """The gateway's page in one window, once it shows figures."""
 
-    def __init__(self, browser, url: str, *, width_px=1280, scheme="light", **more) -> None:
-        self.context = browser.new_context(
-            viewport={"width": width_px, "height": 900}, color_scheme=scheme, **more
-        )
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(url)
+    def __init__(self, browser, url: str, **more) -> None:
+        super().__init__(browser, url, **more)
         self.page.wait_for_selector("#cards .stat")
-
-    def _hear(self, message) -> None:
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
 
     def text(self, place: str) -> str:
         return self.page.locator(place).text_content()
@@ -119,15 +81,8 @@ def full() -> Iterator[tuple[object, str]]:
 
 @pytest.fixture(scope="module")
 def browser(full) -> Iterator[object]:
-    # The server first: while the browser is open, its event loop occupies this thread.
-    if not CHROMIUM.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{CHROMIUM} is missing, and here it must not be: see .ci/run")
-        pytest.skip(f"{CHROMIUM} is missing: install chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
-        yield opened
-        opened.close()
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -135,7 +90,7 @@ def opened(browser):
     windows = []
 
     def open_window(url, **more):
-        windows.append(Window(browser, url, **more))
+        windows.append(Page(browser, url, **more))
         return windows[-1]
 
     yield open_window
@@ -167,7 +122,7 @@ def check_layout(window):
     page = window.page
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
     assert page.evaluate(WIDE) == []
-    assert page.evaluate(STRAYING) == []
+    assert page.evaluate(STRAYING, ".plot svg") == []
     assert page.evaluate(CROWDED) == []
     assert page.evaluate(PALE) == []
 

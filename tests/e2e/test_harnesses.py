@@ -19,7 +19,7 @@ import pytest
 from speceyes import SpecEyes
 from speceyes.bench.grade import grade
 from speceyes.builtin.suite import draw_items
-from tests.e2e.harness_env import FOLDER, ROOT, is_ready, python_of
+from tests.e2e.pinned_env import HARNESS, ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(600)]
 
@@ -41,8 +41,8 @@ class Direct:
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Give the variables under which both harnesses run, with the examples installed for them."""
-    if not is_ready():
-        reason = f"{FOLDER} is not there or out of date; run `make harnesses`"
+    if not HARNESS.is_ready():
+        reason = f"{HARNESS.folder} is not there or out of date; run `make harnesses`"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -87,7 +87,7 @@ async def direct(anyio_backend: str) -> Direct:
 
 def run(harness: dict[str, str], *words: str | Path, **more: Any) -> str:
     done = subprocess.run(
-        [python_of(), *words],
+        [str(HARNESS.python), *words],
         env=harness,
         capture_output=True,
         text=True,

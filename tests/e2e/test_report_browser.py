@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,53 +9,12 @@ from pathlib import Path
 import pytest
 
 from speceyes.bench.page.report import render
+from tests.e2e.chromium import STRAYING, WIDE, Window, launched
 from tests.pages import crowded
-
-playwright = pytest.importorskip("playwright.sync_api")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 VIEWS = [(1280, "light"), (1280, "dark"), (420, "light"), (420, "dark")]
-# Texts that stand out of their figure by more than a unit.
-STRAYING = """() => [...document.querySelectorAll("figure svg")].flatMap((svg) => {
-  const { width, height } = svg.viewBox.baseVal;
-  return [...svg.querySelectorAll("text")].filter((text) => {
-    const box = text.getBBox();
-    const [right, bottom] = [box.x + box.width, box.y + box.height];
-    return box.x < -1 || box.y < -1 || right > width + 1 || bottom > height + 1;
-  }).map((text) => `${svg.getAttribute("aria-label")}: ${text.textContent}`);
-})"""
-# Elements that reach beyond the window and are not in a box that scrolls.
-WIDE = """() => [...document.querySelectorAll("main *")].filter((element) =>
-  !element.closest(".scroll") && element.getBoundingClientRect().right > innerWidth + 1
-).map((element) => element.outerHTML.slice(0, 80))"""
-
-
-class Window:
-    """One page in one window, and all that went wrong in it."""
-
-    def __init__(self, page, file: Path) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        page.on("console", self._hear)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.goto(file.as_uri())
-
-    def _hear(self, message) -> None:
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
 
 
 @pytest.fixture(scope="module")
@@ -69,32 +27,25 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(file: Path) -> Iterator[object]:
-    # The file first: while the browser is open, its event loop occupies this thread.
-    if not CHROMIUM.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{CHROMIUM} is missing, and here it must not be: see .ci/run")
-        pytest.skip(f"{CHROMIUM} is missing: install chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
-        yield opened
-        opened.close()
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
 def window(browser, file):
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield Window(context.new_page(), file)
-    context.close()
+    opened = Window(browser, file.as_uri())
+    yield opened
+    opened.context.close()
 
 
 @pytest.fixture(params=VIEWS, ids=lambda view: "-".join(map(str, view)))
 def view(request, browser, file):
     width_px, scheme = request.param
-    context = browser.new_context(
-        viewport={"width": width_px, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    opened = Window(
+        browser, file.as_uri(), width_px=width_px, scheme=scheme, reduced_motion="reduce"
     )
-    yield Window(context.new_page(), file)
-    context.close()
+    yield opened
+    opened.context.close()
 
 
 def test_nothing_is_complained_of_and_nothing_else_is_asked_for(view, file):
@@ -109,7 +60,7 @@ def test_nothing_reaches_beyond_the_window(view):
 
 def test_the_words_of_a_figure_stay_inside_it(view):
     assert view.page.locator("figure svg").count() >= 15
-    assert view.page.evaluate(STRAYING) == []
+    assert view.page.evaluate(STRAYING, "figure svg") == []
 
 
 def test_the_page_can_be_looked_at(view, tmp_path):

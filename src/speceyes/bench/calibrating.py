@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from speceyes.bench.comparison import compare
 from speceyes.bench.folder import Run
-from speceyes.bench.manifest import Manifest
+from speceyes.bench.manifest import Manifest, check_first_sight
 from speceyes.bench.trials import Trial, observe, trials_of
 from speceyes.calibration.bounds import Estimate, estimate
 from speceyes.calibration.certificate import (
@@ -61,12 +61,7 @@ def calibrate(runs: Sequence[Run], wish: Wish, *, others: Sequence[Run] = ()) ->
     record.
     """
     manifest = _same([run.manifest for run in [*runs, *others]])
-    if manifest.settings.depth:
-        raise ConfigError(
-            "run",
-            "its small model looked closer where the gate was in doubt, so what it said depends on "
-            "the threshold; give runs made with depth 0",
-        )
+    check_first_sight([manifest])
     trials = trials_of(compare(runs))
     risk = _risk(trials, wish.by)
     spec = spec_for(manifest, wish)

@@ -6,7 +6,7 @@ It refuses to know files. Two runs whose manifests differ in anything but the ho
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from speceyes.bench.items import SuiteFacts
 from speceyes.bench.machine import Machine
 from speceyes.bench.records import RECORD_VERSION, Method
 from speceyes.config import PolicyName, Settings
-from speceyes.errors import InputError, RunFolderError
+from speceyes.errors import ConfigError, InputError, RunFolderError
 from speceyes.gate import GateSpec
 from speceyes.screen import ScreenSpec
 from speceyes.tables import read_table
@@ -106,6 +106,20 @@ def check_same(found: Manifest, wanted: Manifest) -> None:
         raise RunFolderError(
             "manifest.json",
             f"the folder holds another run: {told}. Give another --out, or --anew to replace it",
+        )
+
+
+def check_first_sight(manifests: Iterable[Manifest]) -> None:
+    """See that runs can be judged by another threshold than theirs.
+
+    Where the small model looks closer if the gate is in doubt, what it says depends on the gate.
+    Raises: ConfigError.
+    """
+    if any(manifest.settings.depth for manifest in manifests):
+        raise ConfigError(
+            "run",
+            "its small model looked closer where the gate was in doubt, so what it said depends on "
+            "the threshold; give runs made with depth 0",
         )
 
 

@@ -34,7 +34,6 @@ class Tuning:
     """How the built-in pair is asked and gated; `protocols` by name, the large model's first."""
 
     gate: GateSpec
-    closer_gate: GateSpec | None
     screen: ScreenSpec
     protocols: Mapping[str, DeepEyes | Thyme]
     closer: Closer
@@ -62,8 +61,7 @@ def read_tuning(path: Path = CALIBRATION) -> Tuning:
     written = json.loads(path.read_text(encoding="utf-8"))
     screen = read_table("screen", written["screen"], ScreenSpec)
     protocols = {protocol.name: protocol for protocol in view_protocols()}
-    closer_gate = read_gate(written["closer_gate"]) if "closer_gate" in written else None
-    return Tuning(read_gate(written), closer_gate, screen, protocols, closer())
+    return Tuning(read_gate(written), screen, protocols, closer())
 
 
 BUILTIN: Final = read_tuning()

@@ -246,6 +246,7 @@ def _drawn_for(
 def _of_run(folder: Path, thresholds: Sequence[float]) -> Any:
     from speceyes.bench.comparison import compare
     from speceyes.bench.folder import read_run
+    from speceyes.bench.manifest import check_first_sight
     from speceyes.plan.fates import Recorded
     from speceyes.plan.formulas import costs_of
     from speceyes.plan.recorded import fates_of, gate_at
@@ -257,10 +258,7 @@ def _of_run(folder: Path, thresholds: Sequence[float]) -> Any:
             f"its queries overlapped ({run.manifest.concurrency} at once), so its times include "
             "waiting; give a run made with --concurrency 1",
         )
-    if run.manifest.settings.depth:
-        raise ConfigError(
-            "run", "its small model looked closer, which no plan knows; give a run of depth 0"
-        )
+    check_first_sight([run.manifest])
     (comparison,) = compare([run])
     own = run.manifest.gate
     draws = []

@@ -87,10 +87,13 @@ def run_sweep(
 
     from speceyes.bench.comparison import compare
     from speceyes.bench.folder import read_run
+    from speceyes.bench.manifest import check_first_sight
     from speceyes.bench.terminal import show_points
 
     console = Console(stderr=as_json)
-    swept = [_try(comparison, preset, grid) for comparison in compare([read_run(p) for p in paths])]
+    runs = [read_run(path) for path in paths]
+    check_first_sight(run.manifest for run in runs)
+    swept = [_try(comparison, preset, grid) for comparison in compare(runs)]
     for one in swept:
         console.print(f"{one.suite}: re-scored, not run again", style="bold", highlight=False)
         show_points(console, one.points, agent_accuracy=one.agent_accuracy)
