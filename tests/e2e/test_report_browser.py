@@ -81,16 +81,15 @@ def test_every_picture_is_shown(window):
 
 
 def test_a_wide_table_scrolls_in_its_box_and_keeps_its_names_in_sight(browser, file):
-    context = browser.new_context(viewport={"width": 420, "height": 900})
-    page = Window(context.new_page(), file).page
-    box = page.locator(".scroll").nth(1)
+    narrow = Window(browser, file.as_uri(), width_px=420)
+    box = narrow.page.locator(".scroll").nth(1)
     assert box.evaluate("box => box.scrollWidth - box.clientWidth") > 200
     box.evaluate("box => { box.scrollLeft = 400 }")
     assert box.evaluate("box => box.scrollLeft") == 400
     name = box.locator("tbody th[scope=row]").first
     left_px = name.evaluate("cell => cell.getBoundingClientRect().left")
     assert 0 <= left_px < 60
-    context.close()
+    narrow.context.close()
 
 
 def test_the_slider_reads_the_curves(window):
