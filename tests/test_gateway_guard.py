@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from speceyes import cli
-from speceyes.engines.replay import Take, scripted, scripted_screen
+from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
 from speceyes.errors import (
     ContextTooLong,
     EngineProtocolError,
@@ -35,6 +35,8 @@ from speceyes.gateway.guard.circuit import CLOSED, Closed, HalfOpen, Open, enter
 from speceyes.gateway.guard.keys import KeyRing, hash_key, new_key
 from speceyes.gateway.guard.pixels import PixelRoom
 from speceyes.gateway.settings import BreakerSettings, Key, Limits
+from speceyes.load import behind
+from speceyes.policies.named import make_policy
 from speceyes.types import GenerateRequest, Message, Text
 from tests.stand_ins import ACCEPTED, NEEDS_TOOL, REJECTED, Plan, a_funnel, a_query, engines
 
@@ -884,3 +886,15 @@ async def test_who_finds_no_room_for_pixels_in_time_or_leaves_holds_up_nobody():
         await work_on(room, 20, log=log)
     assert len(log) == 1
     assert room.held == 0
+
+
+def test_how_busy_an_engine_is_shows_through_its_breaker():
+    class Probing(ReplayEngine):
+        def probe(self):
+            return "who asks"
+
+    engine = Probing(lambda _: scripted("yes"), name="large")
+    kept, *_ = guard(engine)
+    twice, *_ = guard(kept)
+    assert behind(twice) is engine
+    assert make_policy("adaptive", kept, waste_budget=0.5).probe == "who asks"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from speceyes.types import Engine
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -47,3 +49,20 @@ class Probed(Protocol):
     def probe(self) -> LoadProbe:
         """Give who asks."""
         ...
+
+
+@runtime_checkable
+class StandIn(Protocol):
+    """An engine that only stands before another, such as one behind a circuit breaker."""
+
+    @property
+    def stands_before(self) -> Engine:
+        """The engine that is asked in the end, or the next one on the way to it."""
+        ...
+
+
+def behind(engine: Engine) -> Engine:
+    """Give the engine that does the work: how busy that one is, is what counts."""
+    while isinstance(engine, StandIn):
+        engine = engine.stands_before
+    return engine

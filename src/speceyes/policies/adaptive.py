@@ -26,7 +26,7 @@ from speceyes.events import (
     phase_seconds,
     usage_by_phase,
 )
-from speceyes.load import Busy, Load, LoadProbe
+from speceyes.load import Busy, Load, LoadProbe, behind
 from speceyes.phases import Passage
 from speceyes.policies.contest import Start, run
 from speceyes.policies.pace import Line, Mean
@@ -228,7 +228,8 @@ class Adaptive:
         return max(queue, *known) if known else queue or None  # no queue: no word of crowding
 
     def _counter(self, engine: Engine, probe: LoadProbe | None = None) -> _Counter:
-        return self._counters.setdefault(id(engine), _Counter(engine, probe))
+        worker = behind(engine)
+        return self._counters.setdefault(id(worker), _Counter(worker, probe))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

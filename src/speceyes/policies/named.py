@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from speceyes.load import Probed
+from speceyes.load import Probed, behind
 from speceyes.policies.adaptive import Adaptive
 from speceyes.policies.fixed import Policy, agent_only, overlap, race, serial, small_only
 from speceyes.types import Engine
@@ -26,5 +26,6 @@ def make_policy(name: str, large: Engine, *, waste_budget: float) -> Policy:
     """
     if name != "adaptive":
         return FIXED[name]
-    probe = large.probe() if isinstance(large, Probed) else None
+    worker = behind(large)
+    probe = worker.probe() if isinstance(worker, Probed) else None
     return Adaptive(waste_budget=waste_budget, probe=probe)

@@ -185,6 +185,11 @@ class GuardedEngine:
         """The engine's own name."""
         return self._engine.name
 
+    @property
+    def stands_before(self) -> Engine:
+        """The engine that is asked while calls pass."""
+        return self._engine
+
     async def generate(self, request: GenerateRequest) -> Generation:
         """Go on with the conversation. Raises: EngineError."""
         with self._breaker.call():
