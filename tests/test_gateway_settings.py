@@ -93,6 +93,12 @@ def test_nothing_at_all_is_the_built_in_pair_at_home():
     assert (route.choices.small, route.choices.large) == (None, None)
 
 
+def test_single_settings_by_flags_go_before_the_files_and_leave_the_others():
+    text = "[settings]\ndepth = 1\nmax_turns = 3\n[routes.own.settings]\nmax_turns = 5\n"
+    settings = routes_of(text, settings={"depth": 2})["own"].choices.settings
+    assert (settings.depth, settings.max_turns) == (2, 5)
+
+
 def test_the_tables_of_the_gateway_are_read():
     settings = plan(FULL).settings
     assert (settings.host, settings.port, settings.workers) == ("192.0.2.1", 9000, 2)

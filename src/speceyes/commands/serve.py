@@ -43,6 +43,8 @@ def add_serve(app: "typer.Typer") -> None:
         protocol: flags.Protocol = None,
         gate: flags.Gate = None,
         policy: flags.Policy = None,
+        depth: flags.Depth = None,
+        unsafe_python: flags.UnsafePython = False,
         host: Annotated[
             str | None, typer.Option(help="Address to listen at.", show_default="127.0.0.1")
         ] = None,
@@ -60,11 +62,13 @@ def add_serve(app: "typer.Typer") -> None:
             if builtin and (small or large):
                 raise ConfigError("builtin", "is both engines; give it, or --small and --large")
             engines = (DEFAULT_ENGINE, DEFAULT_ENGINE) if builtin else (small, large)
+            settings = _given({"depth": depth, "unsafe_python": unsafe_python or None})
             told: dict[str, Any] = {
                 "small": None if engines[0] is None else {"engine": engines[0]},
                 "large": None if engines[1] is None else {"engine": engines[1]},
                 "protocol": protocol,
                 "policy": policy,
+                "settings": settings or None,
                 "gate": gate if gate in {None, "paper"} else str(Path(str(gate)).absolute()),
             }
             listening = {"host": host, "port": port, "workers": workers}

@@ -38,7 +38,7 @@ _PARTS: Final[Mapping[str, type[Any]]] = {
     "audit": AuditSettings,
 }
 _ROLES: Final[tuple[PairRole, ...]] = ("small", "large")
-_MERGED: Final = ("settings", "http", "sandbox")  # a route changes single keys of these
+_MERGED: Final = ("settings", "http", "sandbox")  # of these, single keys are changed
 _OF_ROUTES: Final = tuple(entry.name for entry in fields(RouteSettings) if entry.name != "name")
 
 
@@ -68,7 +68,7 @@ def plan_of(table: Mapping[str, Any], folder: Path, *, flags: Mapping[str, Any])
     Files that it names lie relative to the folder. Raises: ConfigError naming the key.
     """
     top = {key: value for key, value in table.items() if key not in GATEWAY_KEYS}
-    base = {**top, **flags}
+    base = _over(top, flags)
     engines = _engines(table.get("engines", {}))
     told = as_table("routes", table.get("routes", {DEFAULT_ROUTE: {}}))
     return Plan(
@@ -142,17 +142,24 @@ def _route(
         if role in chosen:
             text = as_text(f"routes.{name}.{role}", chosen[role])
             chosen[role] = {"engine": engines.get(text, text)}
-    for key in _MERGED:
-        if key in chosen and key in base:
-            chosen[key] = {**as_table(key, base[key]), **as_table(key, chosen[key])}
     try:
         shadow = _shadow(for_route.pop("shadow", {}), folder)
         settings = read_table("", {**for_route, "name": name}, RouteSettings)
         settings = replace(settings, shadow=shadow)
-        return RoutePlan(settings=settings, choices=read_choices({**base, **chosen}, folder))
+        return RoutePlan(settings=settings, choices=read_choices(_over(base, chosen), folder))
     except ConfigError as error:
         is_own = error.field.lstrip(".").partition(".")[0] in {*own, "name"}
         raise (_within(f"routes.{name}", error) if is_own else error) from error
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    # What stands above goes before what stands below; of some tables, key by key.
+    both = {
+        key: {**as_table(key, below[key]), **as_table(key, above[key])}
+        for key in _MERGED
+        if key in below and key in above
+    }
+    return {**below, **above, **both}
 
 
 def _shadow(value: object, folder: Path) -> ShadowSettings:
