@@ -1,6 +1,8 @@
 """The wording of Phases I and II, and the ids that tie thresholds to it."""
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from speceyes import prompts
 from speceyes.types import Box, Image, Picture, Query, Text, View
@@ -68,6 +70,38 @@ def test_speculation_names_the_options_only_if_there_are_any():
     chosen = words(prompts.speculate(asked(options=("star", "ring")), (VIEW,)))
     assert free == "Which shape?\nGive only the final answer."
     assert chosen.endswith("\nGive only the final answer, in the words of one option.")
+
+
+OPTION = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), min_size=1).map(
+    str.strip
+)
+
+
+@given(st.lists(OPTION.filter(bool), min_size=2, max_size=30, unique_by=str.casefold))
+def test_it_is_all_one_whether_options_come_apart_or_in_the_text(options):
+    assume(not any("(" in option for option in options))
+    apart = asked(options=tuple(options))
+    together = asked(prompts.question_text(apart))
+    assert prompts.speculate(together, (VIEW,)) == prompts.speculate(apart, (VIEW,))
+    assert prompts.screen(together, (VIEW,)) == prompts.screen(apart, (VIEW,))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Which shape?",
+        "Which (A) shape (B) is it?",  # no list of its own
+        "Which shape?\n(A) star",
+        "Which shape?\n(B) star (A) ring",
+        "Which shape?\n(A) star (C) ring",
+        "Which shape?\n(A) star\n(B) ring\nAnswer with the option's letter.",
+        "f(A) or f(B)?",
+    ],
+)
+def test_text_that_does_not_end_in_options_is_answered_freely(question):
+    assert words(prompts.speculate(asked(question), (VIEW,))).endswith(
+        "Give only the final answer."
+    )
 
 
 def test_the_words_the_built_in_pair_was_trained_with_have_not_changed():

@@ -7,6 +7,7 @@ that no threshold outlives the wording it was measured with.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from string import ascii_uppercase
 from typing import Final, TypeAlias
@@ -16,6 +17,7 @@ from speceyes.types import Conversation, Image, Message, Picture, Query, Text, V
 _Prompt: TypeAlias = Callable[[Query, tuple[View, ...]], Conversation]
 
 _SHORT_OPTION_CHARS: Final = 24
+_MARK: Final = re.compile(r"(?<!\S)\(([A-Z]{1,2})\) ")
 _FREE_ANSWER: Final = "Give only the final answer."
 _OPTION_ANSWER: Final = "Give only the final answer, in the words of one option."
 _SCREEN: Final = (
@@ -53,8 +55,13 @@ def speculate(query: Query, views: tuple[View, ...]) -> Conversation:
 
 
 def answer_briefly(query: Query) -> str:
-    """Say in which words the answer is to be given: an option's if there are any, and no more."""
-    return _OPTION_ANSWER if query.options else _FREE_ANSWER
+    """Say in which words the answer is to be given: an option's if there are any, and no more.
+
+    Options that end the question's own text count as well, so that a query asks the same however
+    its options came in: a threshold found with one is valid for the other.
+    """
+    has_options = query.options or _ends_in_options(query.question.strip())
+    return _OPTION_ANSWER if has_options else _FREE_ANSWER
 
 
 def screen(query: Query, views: tuple[View, ...]) -> Conversation:
@@ -81,6 +88,15 @@ def _screen_alike(query: Query, views: tuple[View, ...]) -> Conversation:
 def _one_message(views: tuple[View, ...], text: str) -> Conversation:
     pictures = tuple(Image(view.picture) for view in views)
     return (Message("user", (*pictures, Text(text))),)
+
+
+def _ends_in_options(text: str) -> bool:
+    marks = list(_MARK.finditer(text))
+    letters = [mark[1] for mark in marks]
+    if len(marks) < 2 or letters != [_letter(place) for place in range(len(marks))]:
+        return False
+    begins_line = text[: marks[0].start()].endswith("\n")
+    return begins_line and "\n" not in text[marks[-1].end() :]  # else words of some other kind
 
 
 def _letter(place: int) -> str:
