@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+_TARGETS: Final = {"clients": "clients", "harness": "harnesses"}  # of make, that build them
 _STAMP: Final = ".stamp"
 _PIP: Final = ("-m", "pip", "--disable-pip-version-check", "--no-input", "-qq", "install")
 
@@ -87,6 +88,17 @@ class PinnedEnvironment:
             if os.environ.get("CI"):
                 raise
             self._say(f"could not be made ({error}); tests that need it are skipped")
+
+    def require(self) -> None:
+        """Skip the test at hand if it is not there; in continuous integration, fail it."""
+        import pytest  # which only tests have
+
+        if self.is_ready():
+            return
+        reason = f"{self.folder} is not there or out of date; run `make {_TARGETS[self.name]}`"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
 
     def _say(self, words: str) -> None:
         print(f"{self.name}: {words}", flush=True)

@@ -101,7 +101,6 @@ def test_the_openai_package_reads_a_stream_and_the_tokens_used(scene):
 
 @pytest.mark.parametrize("script", ELSEWHERE)
 def test_other_packages_get_the_answer(scene, script):
-    if not pinned_env.CLIENTS.is_ready():
-        pytest.skip("build/clients is not there; `make clients` makes it")
+    pinned_env.CLIENTS.require()
     done = ask(script, scene, python=pinned_env.CLIENTS.python)
     assert done.stdout.strip() == scene.answer

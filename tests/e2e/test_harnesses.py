@@ -41,11 +41,7 @@ class Direct:
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Give the variables under which both harnesses run, with the examples installed for them."""
-    if not HARNESS.is_ready():
-        reason = f"{HARNESS.folder} is not there or out of date; run `make harnesses`"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    HARNESS.require()
     folder = tmp_path_factory.mktemp("harness")
     installed = folder / "site-packages"  # inspect names what is installed by this folder's name
     pip = ["-m", "pip", "--disable-pip-version-check", "--no-input", "-qq", "install"]
