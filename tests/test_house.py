@@ -204,7 +204,7 @@ ROOMS: dict[str, Room] = {
         ),
     ),
     "assembly": Room(
-        ("assemble", "assemble_gateway"),
+        ("assemble", "assemble_engines", "assemble_gateway"),
         (
             *PURE,
             "wire",

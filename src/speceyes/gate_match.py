@@ -6,7 +6,7 @@ It refuses to open anything; what was not recorded, or cannot be known beforehan
 from __future__ import annotations
 
 from speceyes.config import DEFAULT_ENGINE
-from speceyes.engine_names import model_of
+from speceyes.engine_names import model_of, small_engine
 from speceyes.errors import ConfigError
 from speceyes.gate import GateSpec
 from speceyes.prompts import SPECULATE_ID
@@ -15,10 +15,11 @@ from speceyes.settings_file import Choices
 
 def check_choices(choices: Choices) -> None:
     """See that a gate that was chosen is one for the engines that were. Raises: ConfigError."""
+    small = small_engine(choices.small or DEFAULT_ENGINE, depth=choices.settings.depth)
     if choices.gate is not None:
         check_gate(
             choices.gate,
-            small=choices.small or DEFAULT_ENGINE,
+            small=small,
             large=choices.large or DEFAULT_ENGINE,
             prompt_id=SPECULATE_ID,
         )
