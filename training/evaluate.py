@@ -32,7 +32,7 @@ from speceyes.funnel import Outcome
 from speceyes.gate import GateSpec
 from speceyes.types import Box, Engine
 
-NEVER = GateSpec(threshold=1e9)  # lets nothing pass, so that all looks are taken
+NEVER = GateSpec(threshold=1e9, k=12)  # lets nothing pass, so that all looks are taken
 
 
 async def outcomes(
