@@ -183,7 +183,14 @@ LISTING = {
 }
 WORKING = {
     "small": {"list": 0.15, "answer": 0.85},
-    "closer": {"answer": 0.2, "relation": 0.1, "places": 0.1, "closer": 0.6},
+    "closer": {
+        "answer": 0.16,
+        "answer_existence": 0.1,
+        "relation": 0.04,
+        "places": 0.08,
+        "closer": 0.36,
+        "closer_existence": 0.26,
+    },
     "large": {
         "list": 0.01,
         "places": 0.06,
