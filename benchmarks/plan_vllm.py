@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,21 +202,33 @@ def _line(one: Compared) -> str:
     )
 
 
-async def run(pair: Pair, asked: argparse.Namespace, out: Path) -> tuple[Fit, list[Compared]]:
+async def calibrate_both(pair: Pair, suite: Suite, at: Mapping[Path, int]) -> None:
+    """Leave a run's folder for each concurrency."""
+    async with assembled(Forgetting(pair.small), Forgetting(pair.large), Settings()) as base:
+        for folder, concurrency in at.items():
+            await calibrate(base, suite, folder, concurrency=concurrency)
+
+
+async def measure_all(
+    pair: Pair, suite: Suite, asked: argparse.Namespace
+) -> dict[int, dict[str, list[tuple[int, Turn]]]]:
+    """Measure at each concurrency, on items of the suite's mixture that are not the suite's."""
+    like = [entry for entry in suite.entries() if isinstance(entry, Item)]
+    blocks = items_like(like, seed=asked.seed + 1)
+    async with assembled(Forgetting(pair.small), Forgetting(pair.large), Settings()) as base:
+        return {at: await measure(base, blocks, asked, concurrency=at) for at in asked.concurrency}
+
+
+def run(pair: Pair, asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
     """Calibrate, plan, measure, compare."""
     suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
-    small, large = Forgetting(pair.small), Forgetting(pair.large)
-    alone, loaded = out / "alone", out / "loaded"
-    async with assembled(small, large, Settings()) as base:
-        for folder, concurrency in ((alone, 1), (loaded, asked.fit)):
-            await calibrate(base, suite, folder, concurrency=concurrency)
-        scenario, fit = plan_from(alone, loaded)
-        like = [entry for entry in suite.entries() if isinstance(entry, Item)]
-        blocks = items_like(like, seed=asked.seed + 1)
-        found = []
-        for concurrency in asked.concurrency:
-            turns = await measure(base, blocks, asked, concurrency=concurrency)
-            found += compare(turns, scenario, concurrency=concurrency)
+    alone, loaded = asked.out / "alone", asked.out / "loaded"
+    anyio.run(calibrate_both, pair, suite, {alone: 1, loaded: asked.fit})
+    scenario, fit = plan_from(alone, loaded)
+    measured = anyio.run(measure_all, pair, suite, asked)
+    found = [
+        one for at, turns in measured.items() for one in compare(turns, scenario, concurrency=at)
+    ]
     return fit, found
 
 
@@ -277,7 +288,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:
-        fit, found = anyio.run(partial(run, pair, asked, asked.out))
+        fit, found = run(pair, asked)
     off = [max(abs(one.mean_error), abs(one.per_s_error)) for one in found]
     told: dict[str, Any] = {
         "benchmark": "plan_vllm",
