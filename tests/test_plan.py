@@ -738,11 +738,14 @@ def test_a_run_of_which_no_plan_can_be_made_is_refused(tmp_path, change, complai
 def test_a_cancelled_call_leaves_the_station_as_it_was():
     async def run():
         station = Station(Servers(seats=1))
-        task = asyncio.ensure_future(station.serve(5.0))
+        lost = []
+        task = asyncio.ensure_future(station.serve(5.0, lost=lost.append))
+        waits = asyncio.ensure_future(station.serve(5.0, lost=lost.append))
         await anyio.sleep(1.0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return station.running, station.wasted_s
+        for one in (waits, task):
+            one.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await one
+        return station.running, station.wasted_s, lost
 
-    assert run_virtually(run) == (0, pytest.approx(1.0))
+    assert run_virtually(run) == (0, pytest.approx(1.0), [0.0, pytest.approx(1.0)])
