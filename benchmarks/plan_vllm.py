@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,26 +210,26 @@ async def calibrate_both(pair: Pair, suite: Suite, at: Mapping[Path, int]) -> No
             await calibrate(base, suite, folder, concurrency=concurrency)
 
 
-async def measure_all(
-    pair: Pair, suite: Suite, asked: argparse.Namespace
-) -> dict[int, dict[str, list[tuple[int, Turn]]]]:
-    """Measure at each concurrency, on items of the suite's mixture that are not the suite's."""
-    like = [entry for entry in suite.entries() if isinstance(entry, Item)]
-    blocks = items_like(like, seed=asked.seed + 1)
+async def measure_at(
+    pair: Pair, blocks: Iterator[list[Item]], asked: argparse.Namespace, *, concurrency: int
+) -> dict[str, list[tuple[int, Turn]]]:
+    """Measure all policies at one concurrency."""
     async with assembled(Forgetting(pair.small), Forgetting(pair.large), Settings()) as base:
-        return {at: await measure(base, blocks, asked, concurrency=at) for at in asked.concurrency}
+        return await measure(base, blocks, asked, concurrency=concurrency)
 
 
 def run(pair: Pair, asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
-    """Calibrate, plan, measure, compare."""
+    """Calibrate, plan, measure items of the same mixture that are not the suite's, compare."""
     suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
     alone, loaded = asked.out / "alone", asked.out / "loaded"
     anyio.run(calibrate_both, pair, suite, {alone: 1, loaded: asked.fit})
     scenario, fit = plan_from(alone, loaded)
-    measured = anyio.run(measure_all, pair, suite, asked)
-    found = [
-        one for at, turns in measured.items() for one in compare(turns, scenario, concurrency=at)
-    ]
+    like = [entry for entry in suite.entries() if isinstance(entry, Item)]
+    blocks = items_like(like, seed=asked.seed + 1)
+    found: list[Compared] = []
+    for at in asked.concurrency:
+        turns = anyio.run(partial(measure_at, pair, blocks, asked, concurrency=at))
+        found += compare(turns, scenario, concurrency=at)
     return fit, found
 
 
