@@ -278,7 +278,7 @@ def main() -> None:
     """Serve, run, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=60, help="of calibration, and of a block")
-    parser.add_argument("--fit", type=int, default=10, help="concurrency of the second run")
+    parser.add_argument("--fit", type=int, default=12, help="concurrency of the second run")
     parser.add_argument("--blocks", type=int, default=2, help="of so many items, at the least two")
     parser.add_argument("--rounds", type=int, default=5, help="a block's least, over concurrency")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6, 16])

@@ -22,7 +22,7 @@ from speceyes.errors import ConfigError, SpecEyesError
 from speceyes.plan.clock import run_virtually
 from speceyes.plan.drive import Closed, Poisson, Scenario, simulate, trace_of
 from speceyes.plan.fates import ByHand, Fate, Recorded
-from speceyes.plan.fitting import Seen, fit_servers, in_blocks
+from speceyes.plan.fitting import Seen, fit_servers, in_blocks, seen_in
 from speceyes.plan.formulas import Costs, costs_of
 from speceyes.plan.papers import fit_batches, fit_pair, fit_published, mean_residual
 from speceyes.plan.recorded import fates_of, gate_at, turn_seconds
@@ -623,6 +623,23 @@ def test_a_fit_finds_the_servers_that_were_measured(slowdown, crowding):
         assert found_s == pytest.approx(one.mean_s, rel=0.02)
 
 
+def test_a_last_block_that_is_shorter_is_left_out():
+    run = tiny_run(60)
+    run = replace(
+        run,
+        manifest=replace(run.manifest, concurrency=4),
+        records=[
+            replace(r, block=0 if place % 60 < 48 else 1, elapsed_s=1.0 + 9.0 * (place % 60 >= 48))
+            for place, r in enumerate(sorted(run.records, key=lambda r: r.method))
+        ],
+    )
+    (comparison,) = compare([run])
+    assert [(s.policy, s.callers, s.block, s.mean_s) for s in seen_in(comparison, "race")] == [
+        ("agent_only", 4, 48, 1.0),
+        ("race", 4, 48, 1.0),
+    ]
+
+
 def test_what_no_fit_can_explain_is_the_end_that_comes_nearest():
     true = scenario_of(HAND, slowdown=0.0)
     fast, slow = (
@@ -666,7 +683,7 @@ def test_the_command_fits_a_run_under_load(tmp_path):
     assert "agent_only, 4 at once" in done.stderr
     told = json.loads(done.stdout)
     large = told["forecasts"][0]["servers"]["large"]
-    assert 0.1 < large["slowdown"] < 0.25  # half as long again for three in company
+    assert 0.1 < large["slowdown"] < 0.5  # half as long again for at most three in company
     assert (
         told["forecasts"][0]["mean_s"]
         > json.loads(call("plan", alone, *words).stdout)["forecasts"][0]["mean_s"]

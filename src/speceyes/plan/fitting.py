@@ -8,6 +8,7 @@ foretold is then other concurrencies, other policies and other items.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -46,15 +47,10 @@ class Fit:
 
 
 def seen_in(comparison: Comparison, policy: PolicyName) -> tuple[Seen, ...]:
-    """Read off a run what the agent alone and SpecEyes, under its policy, took."""
+    """Read off a run what the agent alone and SpecEyes, under its policy, took in whole blocks."""
     policies: dict[str, PolicyName] = {"baseline": "agent_only", "speceyes": policy}
     return tuple(
-        Seen(
-            policy=policies[entrant.method],
-            callers=entrant.concurrency,
-            block=_block_of(entrant.records),
-            mean_s=math.fsum(r.elapsed_s for r in entrant.records) / len(entrant.records),
-        )
+        _seen(entrant.records, policies[entrant.method], entrant.concurrency)
         for entrant in comparison.entrants
         if entrant.method in policies
     )
@@ -132,9 +128,10 @@ def _solve(off: Callable[[float], float]) -> float:
     return (low + high) / 2.0
 
 
-def _block_of(records: Sequence[Record]) -> int:
-    sizes: dict[tuple[int, int], int] = {}
-    for record in records:
-        place = (record.part, record.block)
-        sizes[place] = sizes.get(place, 0) + 1
-    return max(sizes.values())
+def _seen(records: Sequence[Record], policy: PolicyName, callers: int) -> Seen:
+    # A last block may be shorter: a run's end counts for more in it, so it is left out.
+    sizes = Counter((record.part, record.block) for record in records)
+    block = max(sizes.values())
+    taken_s = [r.elapsed_s for r in records if sizes[r.part, r.block] == block]
+    mean_s = math.fsum(taken_s) / len(taken_s)
+    return Seen(policy=policy, callers=callers, block=block, mean_s=mean_s)
