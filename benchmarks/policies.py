@@ -1,10 +1,10 @@
 """How fast is each policy, and does `adaptive` find the best? The real funnel, on a virtual clock.
 
-Engines are simulated: so many seats, calls that wait in order for one, and calls that are slower
-the more others run beside them. Their seconds come from published and measured figures (PROFILES).
-First the formulas are checked at concurrency 1, then all policies run on an easy, a mixed and a
-hard suite at several concurrencies, with engines that tell their load and engines that do not.
-Prints one JSON document, last; with --out, a plot of each profile goes there as well.
+Engines are the planner's stations: so many seats, calls that wait in order for one, and calls that
+are slower the more others run beside them. Their seconds come from published and measured figures
+(PROFILES). First the formulas are checked at concurrency 1, then all policies run on an easy, a
+mixed and a hard suite at several concurrencies, with engines that tell their load and engines that
+do not. Prints one JSON document, last; with --out, a plot of each profile goes there as well.
 
     python benchmarks/policies.py [--items 600] [--concurrency 1 6 16 64] [--out runs/policies]
 """
@@ -17,14 +17,13 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
-import trio.testing
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
@@ -34,6 +33,8 @@ from speceyes.engines.replay import scripted, scripted_screen  # noqa: E402
 from speceyes.funnel import Outcome  # noqa: E402
 from speceyes.load import Load  # noqa: E402
 from speceyes.meter import note_lost  # noqa: E402
+from speceyes.plan.clock import run_virtually  # noqa: E402
+from speceyes.plan.station import Servers, Station  # noqa: E402
 from speceyes.policies.adaptive import Adaptive  # noqa: E402
 from speceyes.policies.fixed import Policy, agent_only, overlap, race, serial  # noqa: E402
 from speceyes.types import GenerateRequest, Generation  # noqa: E402
@@ -154,71 +155,25 @@ def draws_of(profile: Profile, beta: float, items: int, *, seed: int) -> dict[st
 
 
 @dataclass
-class Processor:
-    """What calls share that run at once: each other one makes all slower, while it runs."""
-
-    crowding: float
-    running: int = 0
-    _changed: anyio.Event | None = field(default=None, repr=False)
-
-    async def work(self, alone_s: float) -> None:
-        """Take as long as it takes beside the others."""
-        self._change(1)
-        left_s = alone_s
-        try:
-            while left_s > 1e-9:
-                slower = 1.0 + self.crowding * (self.running - 1)
-                began_s, changed = anyio.current_time(), self._changed
-                with anyio.move_on_after(left_s * slower):
-                    await (anyio.sleep_forever() if changed is None else changed.wait())
-                left_s -= (anyio.current_time() - began_s) / slower
-        finally:
-            self._change(-1)
-
-    def _change(self, count: int) -> None:
-        self.running += count
-        if self.crowding:
-            changed, self._changed = self._changed, anyio.Event()
-            if changed is not None:
-                changed.set()
-
-
-@dataclass
 class Simulated:
-    """An engine of so many seats. Implements `types.Engine`, but for its load."""
+    """An engine at a station of the planner's. Implements `types.Engine`, but for its load."""
 
     name: str
     draws: Mapping[str, Draw]
-    seats: int
-    processor: Processor
-    running: int = 0
-    waiting: int = 0
-    _free: anyio.Semaphore | None = field(default=None, repr=False)
+    station: Station
 
     async def generate(self, request: GenerateRequest) -> Generation:
         kind, question, turn = key_of(request)
         draw = self.draws[question]
         alone_s = {"screen": draw.screen_s, "speculate": draw.small_s}.get(kind)
         alone_s = draw.turns_s[turn] if alone_s is None else alone_s
-        self._free = self._free or anyio.Semaphore(self.seats)
-        self.waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self.waiting -= 1
         said = _said(kind, draw, turn)
-        began_s = anyio.current_time()
-        self.running += 1
-        try:
-            await self.processor.work(alone_s)
-        except BaseException:
-            share = min(1.0, (anyio.current_time() - began_s) / alone_s)
-            tokens = math.floor(said.usage.completion_tokens * share)
+
+        def lose(given_s: float) -> None:
+            tokens = math.floor(said.usage.completion_tokens * given_s / alone_s)
             note_lost(replace(said.usage, completion_tokens=tokens))
-            raise
-        finally:
-            self.running -= 1
-            self._free.release()
+
+        await self.station.serve(alone_s, lost=lose)
         return said
 
     async def aclose(self) -> None:
@@ -230,7 +185,7 @@ class Telling(Simulated):
 
     @property
     def present_load(self) -> Load:
-        return Load(running=self.running, waiting=self.waiting)
+        return Load(running=self.station.running, waiting=self.station.waiting)
 
 
 def _said(kind: str, draw: Draw, turn: int) -> Generation:
@@ -260,10 +215,10 @@ async def outcomes(
 ) -> tuple[list[Outcome], float]:
     """Answer all queries, so many at once; gives how each ended, and the seconds that all took."""
     made: type[Simulated] = Telling if tells else Simulated
-    ours = Processor(profile.crowding)
-    theirs = ours if profile.is_shared else Processor(profile.crowding)
-    small = made("small", draws, profile.seats, ours)
-    large = made("large", draws, profile.seats, theirs)
+    crowding = profile.crowding if profile.is_shared else 0.0
+    servers = Servers(seats=profile.seats, slowdown=profile.crowding, crowding=crowding)
+    small, large = (made(name, draws, Station(servers)) for name in ("small", "large"))
+    small.station.stand_beside(large.station)
     began_s = anyio.current_time()
     async with a_funnel(small, large, policy, **PATIENCE) as funnel:
         asked = (a_query(name) for name in draws)
@@ -273,9 +228,7 @@ async def outcomes(
 
 def simulate(draws: Mapping[str, Draw], profile: Profile, policy: Policy, **more: Any) -> Any:
     """Run it on a clock that leaps."""
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    work = partial(outcomes, draws, profile, policy, **more)
-    return anyio.run(work, backend="trio", backend_options={"clock": clock})
+    return run_virtually(partial(outcomes, draws, profile, policy, **more))
 
 
 def check_formulas(items: int) -> dict[str, Any]:

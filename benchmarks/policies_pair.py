@@ -3,10 +3,12 @@
 In every repetition each policy, and the agent alone on the same engines, answers the same fresh
 items, each time another one first; engines forget what they keep before each turn. A policy's
 figure is the agent's wall time over its own, repetition by repetition: the median of those ratios
-is what counts, and their range is its spread. Prints one JSON document, last.
+is what counts, and their range is its spread. Over vLLM each model's worker has a core of its own.
+Prints one JSON document, last.
 
     python benchmarks/policies_pair.py --items 24 --repetitions 5 --concurrency 1 6
-    python benchmarks/policies_pair.py --vllm --concurrency 1 6 16 64   (make vllm, before)
+    python benchmarks/policies_pair.py --vllm --suite mixed --items 12 --concurrency 1 6 16 64
+        --policy agent serial race adaptive   (make vllm, before; some twelve minutes)
 """
 
 from __future__ import annotations
@@ -125,8 +127,9 @@ async def measure(
         async with funnel:
             warm = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
             await take_turn(name, funnel, warm, concurrency=concurrency)
+    count = max(asked.items, concurrency)  # fewer would not be so many at once
     for repetition in range(asked.repetitions):
-        items = list(islice(drawn, asked.items))
+        items = list(islice(drawn, count))
         shift = repetition % len(asked.policy)
         round_: list[Turn] = []
         for name in asked.policy[shift:] + asked.policy[:shift]:
@@ -137,10 +140,10 @@ async def measure(
                 round_.append(await take_turn(name, funnel, items, concurrency=concurrency))
         turns.append(round_)
         _tell(f"{suite}, concurrency {concurrency}: repetition {repetition + 1} done")
-    found = [_figure(name, turns, asked.items) for name in asked.policy]
+    found = [_figure(name, turns, count) for name in asked.policy]
     for figure in found:
         print(f"{suite:6} {concurrency:3} {figure['policy']:11} {_line(figure)}", flush=True)
-    return {"suite": suite, "concurrency": concurrency, "figures": found}
+    return {"suite": suite, "concurrency": concurrency, "items": count, "figures": found}
 
 
 def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str, Any]:
@@ -154,6 +157,9 @@ def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str,
         "ratios": ratios,
         "median": statistics.median(ratios),
         "range": [min(ratios), max(ratios)],
+        "by_mean_latency": statistics.median(
+            a.mean_s / m.mean_s for a, m in zip(alone, mine, strict=True)
+        ),
         "limit": None if accepted == 1.0 else 1.0 / (1.0 - accepted),
         "mean_s": statistics.fmean(t.mean_s for t in mine),
         "right": sum(t.right for t in mine) / count,
@@ -187,10 +193,12 @@ async def assembled(small: Engine, large: Engine, settings: Settings) -> AsyncIt
         screen=screen,
         settings=settings,
     )
-    async with eyes:
-        yield eyes.funnel
-    for engine in (small, large):
-        await engine.aclose()
+    try:
+        async with eyes:
+            yield eyes.funnel
+    finally:
+        for engine in (small, large):
+            await engine.aclose()
 
 
 async def run(asked: argparse.Namespace, small: Engine, large: Engine) -> list[Any]:
@@ -217,7 +225,9 @@ def over_vllm(asked: argparse.Namespace) -> list[Any]:
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=24, help="of each repetition")
+    parser.add_argument(
+        "--items", type=int, default=24, help="of each repetition, and at least the concurrency"
+    )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6])
     parser.add_argument("--suite", nargs="+", choices=list(SUITES), default=list(SUITES))

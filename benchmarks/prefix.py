@@ -104,11 +104,20 @@ async def first_tokens(
 
 
 async def phase_one(
-    engine: Engine, forget: Forget, asked: Sequence[Asked], *, repeats: int
+    engine: Engine,
+    forget: Forget,
+    asked: Sequence[Asked],
+    *,
+    repeats: int,
+    clocks: Sequence[str] = ("wall_s", "cpu_s"),
 ) -> dict[str, Any]:
-    """Measure Phase I's price for a query that falls back."""
+    """Measure Phase I's price for a query that falls back.
+
+    `cached_share`: of the tokens of the agent's own first prompt, those that it had not to read.
+    """
     bests: list[dict[str, Spent]] = []
     usages: dict[str, list[Usage]] = {}
+    last: list[dict[str, Usage]] = []
     for item in [asked[0], *asked]:  # the first one warms up
         kinds = {
             "alone": [item.opening],
@@ -123,8 +132,17 @@ async def phase_one(
                 spent, usages[kind] = await first_tokens(engine, kinds[kind])
                 best[kind] = best[kind].least(spent)
         bests.append(best)
+        last.append({kind: found[-1] for kind, found in usages.items()})
     told: dict[str, Any] = {"items": len(asked), "repeats": repeats}
-    for clock in ("wall_s", "cpu_s"):
+    told["cached_share"] = {
+        kind: round(
+            sum(one[kind].cached_tokens or 0 for one in last[1:])
+            / sum(one[kind].prompt_tokens for one in last[1:]),
+            4,
+        )
+        for kind in last[0]
+    }
+    for clock in clocks:
         spent_s = {kind: [getattr(one[kind], clock) for one in bests[1:]] for kind in bests[0]}
         told[clock] = {
             "full_prefill_and_a_token": spread(spent_s["alone"]),
@@ -146,11 +164,14 @@ async def phase_ones(
     *,
     repeats: int,
     pictures: Sequence[int],
+    clocks: Sequence[str] = ("wall_s", "cpu_s"),
 ) -> list[dict[str, Any]]:
     """Measure Phase I's price for prompts of several lengths."""
     found = []
     for shown in pictures:
-        price = await phase_one(engine, forget, asked_of(items, shown), repeats=repeats)
+        price = await phase_one(
+            engine, forget, asked_of(items, shown), repeats=repeats, clocks=clocks
+        )
         found.append({"pictures": shown, **price})
         print(json.dumps(found[-1]), file=sys.stderr)
     return found
@@ -248,21 +269,26 @@ async def here(items: Sequence[Item], repeats: int, *, pictures: Sequence[int]) 
 
 
 async def there(items: Sequence[Item], repeats: int, *, pictures: Sequence[int]) -> dict[str, Any]:
-    """Measure a real vLLM."""
+    """Measure a real vLLM, on the wall only: what it works is not this process' own."""
     from speceyes.engines.http import HttpEngine
     from tests.e2e.vllm_server import serve_pair
 
-    with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder)) as pair:
+    with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), tell) as pair:
         engine = HttpEngine(pair.large.base_url, model=pair.large.name)
         forget = pair.large.forget
         try:
             return {
                 "phase_one": await phase_ones(
-                    engine, forget, items, repeats=repeats, pictures=pictures
+                    engine, forget, items, repeats=repeats, pictures=pictures, clocks=("wall_s",)
                 )
             }
         finally:
             await engine.aclose()
+
+
+def tell(line: str) -> None:
+    """Say on the standard error how far it is."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:

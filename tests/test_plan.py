@@ -22,6 +22,7 @@ from speceyes.errors import ConfigError, SpecEyesError
 from speceyes.plan.clock import run_virtually
 from speceyes.plan.drive import Closed, Poisson, Scenario, simulate, trace_of
 from speceyes.plan.fates import ByHand, Fate, Recorded
+from speceyes.plan.fitting import Seen, fit_servers, in_blocks, seen_in
 from speceyes.plan.formulas import Costs, costs_of
 from speceyes.plan.papers import fit_batches, fit_pair, fit_published, mean_residual
 from speceyes.plan.recorded import fates_of, gate_at, turn_seconds
@@ -44,6 +45,8 @@ HAND = ByHand(
     tool_s=0.1,
     depths={0: 0.3, 1: 0.5, 2: 0.2},
 )
+EIGHTHS = st.integers(0, 40).map(lambda n: n / 8)
+SEEN = ("agent_only", "serial")
 POLICIES = ("agent_only", "serial", "overlap", "race", "adaptive", "small_only")
 
 
@@ -110,6 +113,66 @@ def test_calls_end_when_worked_out_by_hand(servers, calls, ends):
     assert served(servers, calls)[0] == pytest.approx(ends)
 
 
+def served_beside(servers, calls):
+    """Serve calls of (station, start, work, cancelled at or None) at two stations of one machine.
+
+    `servers`: those of each, or of one station for all calls. Gives when each ended.
+    """
+
+    async def run():
+        stations = [Station(one) for one in servers]
+        if len(stations) > 1:
+            stations[0].stand_beside(stations[1])
+        ends = [math.inf] * len(calls)
+
+        async def one(place, at, start_s, work_s, until_s):
+            await anyio.sleep(start_s)
+            with anyio.move_on_after(math.inf if until_s is None else until_s - start_s):
+                await stations[at % len(stations)].serve(work_s)
+                ends[place] = anyio.current_time()
+
+        async with anyio.create_task_group() as tasks:
+            for place, call_ in enumerate(calls):
+                tasks.start_soon(one, place, *call_)
+        return ends
+
+    return run_virtually(run)
+
+
+@pytest.mark.parametrize(
+    ("crowdings", "ends"),
+    [
+        ((0.0, 0.0), [2, 3]),  # machines of their own
+        ((1.0, 1.0), [4, 5]),  # one processor: 2 and 2 done by 4, the last 1 alone
+        ((0.5, 0.0), [3, 3]),  # only the first minds: 2 at two thirds of the speed
+        ((0.0, 0.5), [2, 11 / 3]),  # only the second: 4/3 done by 2, 5/3 alone
+    ],
+)
+def test_stations_crowd_each_other_as_worked_out_by_hand(crowdings, ends):
+    servers = [Servers(crowding=crowding) for crowding in crowdings]
+    calls = [(0, 0, 2, None), (1, 0, 3, None)]
+    assert served_beside(servers, calls) == pytest.approx(ends)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), EIGHTHS, EIGHTHS, st.none() | EIGHTHS),
+        min_size=1,
+        max_size=10,
+    ),
+    st.sampled_from([0.25, 1.0]),
+)
+def test_two_stations_on_one_processor_are_one_station(calls, slowdown):
+    calls = [
+        (at, start + n * 0.00137, work + n * 0.00071, None if wait is None else start + wait + 0.1)
+        for n, (at, start, work, wait) in enumerate(calls)
+    ]
+    one = Servers(seats=64, slowdown=slowdown)
+    both = replace(one, crowding=slowdown)
+    assert served_beside([both, both], calls) == pytest.approx(served_beside([one], calls))
+
+
 def test_work_is_counted():
     servers = Servers(seats=2, slowdown=1.0)
     _, station, company, busy_s = served(servers, [(0, 5, 2), (0, 3, None), (9, 1, None)])
@@ -121,11 +184,8 @@ def test_work_is_counted():
     assert (station.running, station.waiting) == (0, 0)
 
 
-eighths = st.integers(0, 40).map(lambda n: n / 8)
-
-
 @settings(max_examples=50)
-@given(st.lists(st.tuples(eighths, eighths), min_size=1, max_size=12), st.integers(1, 4))
+@given(st.lists(st.tuples(EIGHTHS, EIGHTHS), min_size=1, max_size=12), st.integers(1, 4))
 def test_a_station_that_batches_perfectly_is_a_replay_engine(calls, seats):
     """The engine of the tests, with its `max_batch`, is the oracle."""
     unlike_times = [(s + n * 0.00137, w + n * 0.00071) for n, (s, w) in enumerate(sorted(calls))]
@@ -152,13 +212,13 @@ def test_a_station_that_batches_perfectly_is_a_replay_engine(calls, seats):
 
 fates = st.builds(
     Fate,
-    between_s=eighths,
-    screen_s=eighths,
-    speculate_s=eighths,
+    between_s=EIGHTHS,
+    screen_s=EIGHTHS,
+    speculate_s=EIGHTHS,
     needs_tool=st.booleans(),
     accepted=st.booleans(),
-    turns_s=st.lists(eighths, min_size=1, max_size=4).map(tuple),
-    tools_s=st.lists(eighths, max_size=3).map(tuple),
+    turns_s=st.lists(EIGHTHS, min_size=1, max_size=4).map(tuple),
+    tools_s=st.lists(EIGHTHS, max_size=3).map(tuple),
 )
 
 
@@ -180,7 +240,13 @@ def unlike(rng):
 def servers_drawn(rng):
     replicas, seats = rng.integers(1, 3), rng.integers(1, 4)
     slowdown = rng.choice([0.0, 0.0, 0.25, 1.0])
-    return Servers(replicas=int(replicas), seats=int(seats), slowdown=float(slowdown))
+    crowding = rng.choice([0.0, 0.0, 0.3])
+    return Servers(
+        replicas=int(replicas),
+        seats=int(seats),
+        slowdown=float(slowdown),
+        crowding=float(crowding),
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -370,9 +436,48 @@ def test_a_runs_records_become_fates():
         assert len(fate.turns_s) == len(alone.turns)
         assert fate.agent_s == pytest.approx(alone.phase_s["fall_back"], abs=0.02)
         assert fate.speculate_s > 0.0
+        assert sum(fate.lone_turns_s) == pytest.approx(alone.phase_s["fall_back"], abs=0.02)
+        assert fate.alone.agent_s == pytest.approx(sum(fate.lone_turns_s))
     closed_gate = fates_of(comparison, gate_at(GATE, 99.0))
     assert not any(fate.accepted for fate in closed_gate)
     assert gate_at(GATE, None) == GATE
+
+
+def slower(record, times):
+    """Let a record's agent have taken so many times as long."""
+    turns = tuple(replace(turn, at_s=times * turn.at_s) for turn in record.turns)
+    phases = {**record.phase_s}
+    phases["fall_back"] = times * phases.get("fall_back", 0.0)
+    return replace(record, turns=turns, phase_s=phases)
+
+
+def test_an_agent_that_is_slower_under_speceyes_is_planned_as_such():
+    run = tiny_run(60)
+    made = [slower(r, 1.5) if r.method == "baseline" else r for r in run.records]
+    made = [slower(r, 3.0) if r.method == "speceyes" else r for r in made]
+    (comparison,) = compare([replace(run, records=made)])
+    found = fates_of(comparison, GATE)
+    by = {(r.method, r.item_id): r for r in made}
+    ours = [r for r in made if r.method == "speceyes"]
+    lone_s = under_s = 0.0
+    for fate, mine in zip(found, ours, strict=True):
+        base = by["baseline", mine.item_id]
+        assert sum(fate.lone_turns_s) == pytest.approx(sum(turn_seconds(base)))
+        if mine.route == "agentic":
+            assert fate.agent_s == pytest.approx(sum(turn_seconds(mine)))
+            lone_s, under_s = lone_s + fate.alone.agent_s, under_s + fate.agent_s
+    assert under_s > 1.2 * lone_s
+    ratios = [fate.agent_s / fate.alone.agent_s for fate in found if fate.accepted]
+    assert ratios == pytest.approx([under_s / lone_s] * len(ratios))
+    assert len(ratios) > 10
+    draw = Recorded(found)
+    alone, serial = (
+        simulate(Scenario(draw=draw, policy=policy, arrivals=Closed(1), queries=400, warm_up=0))
+        for policy in ("agent_only", "serial")
+    )
+    lone = [fate.between_s + fate.alone.agent_s for fate in found]
+    assert alone.mean_s == pytest.approx(sum(lone) / len(lone), rel=0.15)
+    assert serial.mean_s == pytest.approx(costs_of(found).seconds, rel=0.15)
 
 
 def test_an_agent_that_never_spoke_took_its_whole_time():
@@ -491,6 +596,117 @@ def test_the_command_plans_from_a_run(tmp_path):
     }
 
 
+def scenario_of(draw, *, slowdown, crowding=0.0, policy="serial"):
+    servers = Servers(seats=64, slowdown=slowdown, crowding=crowding)
+    return Scenario(draw=draw, policy=policy, arrivals=Closed(1), small=servers, large=servers)
+
+
+def seen_under(scenario, policies, callers, block=40):
+    """Measure a simulation as if it were a machine."""
+    seen = [Seen(policy=policy, callers=callers, block=block, mean_s=0.0) for policy in policies]
+    return [replace(one, mean_s=in_blocks(scenario, one, queries=400)[0]) for one in seen]
+
+
+@pytest.mark.parametrize(("slowdown", "crowding"), [(0.3, 0.2), (0.05, 0.0), (1.0, 1.0)])
+def test_a_fit_finds_the_servers_that_were_measured(slowdown, crowding):
+    draw = replace(HAND, spread=0.3, screen_s=0.3, speculate_s=0.5)
+    true = scenario_of(draw, slowdown=slowdown, crowding=crowding)
+    seen = seen_under(true, ["agent_only", "serial"], 8)
+    fit = fit_servers(scenario_of(draw, slowdown=0.0), seen, queries=400)
+    assert fit.large.slowdown == fit.small.slowdown == pytest.approx(slowdown, abs=0.01)
+    assert fit.large.crowding == fit.small.crowding == pytest.approx(crowding, abs=0.03)
+    assert fit.large.seats == 64
+    planned = replace(true, small=fit.small, large=fit.large)
+    for other in seen_under(true, ["agent_only", "serial", "race"], 16):
+        assert in_blocks(planned, other, queries=400)[0] == pytest.approx(other.mean_s, rel=0.03)
+    for one, found_s in fit.found:
+        assert found_s == pytest.approx(one.mean_s, rel=0.02)
+
+
+def test_a_last_block_that_is_shorter_is_left_out():
+    run = tiny_run(60)
+    run = replace(
+        run,
+        manifest=replace(run.manifest, concurrency=4),
+        records=[
+            replace(r, block=0 if place % 60 < 48 else 1, elapsed_s=1.0 + 9.0 * (place % 60 >= 48))
+            for place, r in enumerate(sorted(run.records, key=lambda r: r.method))
+        ],
+    )
+    (comparison,) = compare([run])
+    assert [(s.policy, s.callers, s.block, s.mean_s) for s in seen_in(comparison, "race")] == [
+        ("agent_only", 4, 48, 1.0),
+        ("race", 4, 48, 1.0),
+    ]
+
+
+def test_what_no_fit_can_explain_is_the_end_that_comes_nearest():
+    true = scenario_of(HAND, slowdown=0.0)
+    fast, slow = (
+        [replace(one, mean_s=times * one.mean_s) for one in seen_under(true, SEEN, 4)]
+        for times in (0.5, 50.0)
+    )
+    assert fit_servers(true, fast, queries=80).large.slowdown == 0.0
+    assert fit_servers(true, slow, queries=80).large.slowdown == 1.0
+
+
+@pytest.mark.parametrize("policies", [["agent_only"], ["serial"]])
+def test_a_fit_takes_both_methods_in_company(policies):
+    true = scenario_of(HAND, slowdown=0.0)
+    seen = seen_under(true, policies, 4) + seen_under(true, SEEN, 1)
+    with pytest.raises(ConfigError, match="fit: needs baseline and speceyes with several"):
+        fit_servers(true, seen)
+
+
+def test_blocks_are_foretold_with_their_beginnings_and_ends():
+    """Five queries, four at once, in an engine with room: the fifth begins when the first ends."""
+    turn_s = 2.0
+    draw = replace(HAND, spread=0.0, depths={0: 1.0}, turn_s=turn_s)
+    seen = Seen(policy="agent_only", callers=4, block=5, mean_s=0.0)
+    mean_s, per_s = in_blocks(scenario_of(draw, slowdown=0.0), seen)
+    assert mean_s == pytest.approx(turn_s)
+    assert per_s == pytest.approx(5 / (2 * turn_s))
+
+
+def test_the_command_fits_a_run_under_load(tmp_path):
+    run = tiny_run(60)
+    loaded = replace(
+        run,
+        manifest=replace(run.manifest, concurrency=4),
+        records=[replace(r, elapsed_s=1.5 * r.elapsed_s) for r in run.records],
+    )
+    alone, under = kept(tmp_path / "run", run), kept(tmp_path / "loaded", loaded)
+    words = ("--queries", "100", "--concurrency", "4", "--policy", "agent_only,serial", "--json")
+    done = call("plan", alone, "--fit", under, *words)
+    assert done.exit_code == 0, done.output
+    assert "fitted   large: slowdown 0." in done.stderr
+    assert "agent_only, 4 at once" in done.stderr
+    told = json.loads(done.stdout)
+    large = told["forecasts"][0]["servers"]["large"]
+    assert 0.1 < large["slowdown"] < 0.5  # half as long again for at most three in company
+    assert (
+        told["forecasts"][0]["mean_s"]
+        > json.loads(call("plan", alone, *words).stdout)["forecasts"][0]["mean_s"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({}, "fit: needs baseline and speceyes with several queries at once"),
+        ({"concurrency": 4, "large": "other"}, "fit: its large model is other, not"),
+    ],
+)
+def test_a_run_that_nothing_can_be_fitted_to_is_refused(tmp_path, change, complaint):
+    run = tiny_run(60)
+    folder = kept(tmp_path / "run", run)
+    other = kept(tmp_path / "other", replace(run, manifest=replace(run.manifest, **change)))
+    done = call("plan", folder, "--fit", other)
+    assert done.exit_code == 2
+    assert complaint in done.stderr
+    assert call("plan", *BY_HAND, "--fit", other).exit_code == 2
+
+
 def test_the_command_drives_the_real_funnel_too():
     words = [*BY_HAND, "--queries", "40", "--policy", "serial", "--concurrency", "3", "--json"]
     rehearsed, real = (json.loads(call("plan", *words, *more).stdout) for more in ((), ("--real",)))
@@ -539,11 +755,14 @@ def test_a_run_of_which_no_plan_can_be_made_is_refused(tmp_path, change, complai
 def test_a_cancelled_call_leaves_the_station_as_it_was():
     async def run():
         station = Station(Servers(seats=1))
-        task = asyncio.ensure_future(station.serve(5.0))
+        lost = []
+        task = asyncio.ensure_future(station.serve(5.0, lost=lost.append))
+        waits = asyncio.ensure_future(station.serve(5.0, lost=lost.append))
         await anyio.sleep(1.0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return station.running, station.wasted_s
+        for one in (waits, task):
+            one.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await one
+        return station.running, station.wasted_s, lost
 
-    assert run_virtually(run) == (0, pytest.approx(1.0))
+    assert run_virtually(run) == (0, pytest.approx(1.0), [0.0, pytest.approx(1.0)])

@@ -14,7 +14,7 @@ from speceyes.gate import GateSpec, judge
 from speceyes.types import GenerateRequest, Message, Text
 from tests.e2e import vllm_env
 from tests.e2e.proxy import FALSEHOODS, keep, proxying
-from tests.e2e.vllm_server import Server, ServerDidNotStart
+from tests.e2e.vllm_server import Server, ServerDidNotStart, StillBusy
 from tests.stub_server import say, serving
 
 HEALTHY = """
@@ -33,6 +33,15 @@ class Server(socketserver.TCPServer):
     allow_reuse_address = True
 Server(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
 """
+# Its first two tries to forget find a call under way.
+FORGETFUL = HEALTHY.replace(
+    "        self.do_GET()",
+    """        self.send_response(200)
+        self.end_headers()
+        tries.append(self.path)
+        done = tries.count("/reset_prefix_cache") > 2
+        self.wfile.write(b'{"success": true}' if done else b'{"success": false}')""",
+).replace("class Health", "tries = []\nclass Health")
 BROKEN = "print('no such model'); raise SystemExit(3)"
 MUTE = "import time; print('loading', flush=True); time.sleep(60)"
 
@@ -103,6 +112,23 @@ def test_counters_are_added_up(server):
     server.start()
     server.wait_ready(20.0)
     assert server.read_metric("hits_total") == 5.0
+
+
+def test_forgetting_waits_for_what_is_under_way(server):
+    server.script = FORGETFUL
+    server.start()
+    server.wait_ready(20.0)
+    server.forget()
+    asked = [line.split()[1] for line in server.tail() if line.startswith("asked")]
+    assert asked == ["/reset_mm_cache", "/reset_encoder_cache", *["/reset_prefix_cache"] * 3]
+
+
+def test_a_server_that_cannot_forget_says_so(server):
+    server.script = FORGETFUL.replace("> 2", "> 9999")
+    server.start()
+    server.wait_ready(20.0)
+    with pytest.raises(StillBusy, match="vllm some had calls under way"):
+        server.forget(0.1)
 
 
 def test_a_server_that_ends_shows_why(server):

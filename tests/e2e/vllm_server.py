@@ -32,6 +32,7 @@ CONTEXT_TOKENS: Final = 4096
 MAX_LOGPROBS: Final = 64
 MAX_IMAGES: Final = 8
 READY_S: Final = 420.0  # 60 to 75 s on a core of its own; a shared one takes several times that
+FORGOTTEN_S: Final = 20.0
 _STOP_S: Final = 15.0
 _TOLD_EVERY_S: Final = 20.0
 _TAIL_LINES: Final = 40
@@ -39,6 +40,10 @@ _TAIL_LINES: Final = 40
 
 class ServerDidNotStart(RuntimeError):  # noqa: N818 - says what happened
     """A server ended or stayed silent before it was ready; carries the tail of its log."""
+
+
+class StillBusy(RuntimeError):  # noqa: N818 - says what happened
+    """A server was to forget while somebody else asked it."""
 
 
 def free_port() -> int:
@@ -166,12 +171,19 @@ class Server:
         found = [line for line in lines if line.partition("{")[0] == name]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
-    def forget(self) -> None:
-        """Let it keep nothing of the prompts and pictures it has seen."""
-        for what in ("prefix", "mm"):
-            url = f"http://127.0.0.1:{self.port}/reset_{what}_cache"
-            with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=30):
-                pass
+    def forget(self, within_s: float = FORGOTTEN_S) -> None:
+        """Let it keep nothing of the prompts and pictures it has seen.
+
+        It cannot while a call is under way, and one that was cancelled is so for a moment longer.
+        Raises: StillBusy.
+        """
+        for what in ("mm", "encoder"):
+            self._post(f"reset_{what}_cache")
+        until_s = time.monotonic() + within_s
+        while not json.loads(self._post("reset_prefix_cache"))["success"]:
+            if time.monotonic() > until_s:
+                raise StillBusy(f"vllm {self.name} had calls under way for {within_s:.0f} s")
+            time.sleep(0.02)
 
     def kill(self) -> None:
         """End it at once, as a crash would: no goodbye to whoever waits for an answer."""
@@ -191,6 +203,13 @@ class Server:
         if not self.log.is_file():
             return []
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+
+    def _post(self, what: str) -> bytes:
+        url = f"http://127.0.0.1:{self.port}/{what}"
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method="POST"), timeout=30
+        ) as reply:
+            return bytes(reply.read())
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

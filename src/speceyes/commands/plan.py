@@ -74,6 +74,14 @@ def add_plan(app: "typer.Typer") -> None:
             float, typer.Option(help="By how much each call more slows the others: 0 to 1.")
         ] = 0.0,
         small_slowdown: Annotated[float, typer.Option(help="The same, small servers.")] = 0.0,
+        large_crowding: Annotated[
+            float, typer.Option(help="By how much each call on a small server slows a large one's.")
+        ] = 0.0,
+        small_crowding: Annotated[float, typer.Option(help="The other way round.")] = 0.0,
+        fit: Annotated[
+            list[Path] | None,
+            typer.Option(help="The same run with several at once: slowdown, crowding from it."),
+        ] = None,
         large_replicas: Annotated[int, typer.Option(help="Large servers.")] = 1,
         small_replicas: Annotated[int, typer.Option(help="Small servers.")] = 1,
         large_price: Annotated[float, typer.Option(help="An hour of a large server.")] = 0.0,
@@ -109,6 +117,7 @@ def add_plan(app: "typer.Typer") -> None:
 
             from speceyes.plan.drive import Scenario
             from speceyes.plan.fates import ByHand
+            from speceyes.plan.inputs import draws_of
             from speceyes.plan.station import Servers
 
             console = Console(stderr=as_json)
@@ -134,7 +143,7 @@ def add_plan(app: "typer.Typer") -> None:
             source, draws = (
                 _of_hand(hand)
                 if hand is not None
-                else _of_run(run or Path(), _listed("threshold", threshold, float))
+                else draws_of(run or Path(), _listed("threshold", threshold, float))
             )
             wanted = Wanted(
                 scenario=Scenario(
@@ -145,12 +154,14 @@ def add_plan(app: "typer.Typer") -> None:
                         replicas=small_replicas,
                         seats=small_seats,
                         slowdown=small_slowdown,
+                        crowding=small_crowding,
                         price=small_price,
                     ),
                     large=Servers(
                         replicas=large_replicas,
                         seats=large_seats,
                         slowdown=large_slowdown,
+                        crowding=large_crowding,
                         price=large_price,
                     ),
                     queries=queries,
@@ -163,6 +174,8 @@ def add_plan(app: "typer.Typer") -> None:
                 target_rate=target_rate,
                 target_p95_s=target_p95,
             )
+            if fit:
+                wanted = _fitted(run, fit, wanted, console)
             run_plan(source, draws, wanted, console=console, html=html, as_json=as_json)
 
 
@@ -243,29 +256,15 @@ def _drawn_for(
     return [(None, *draws[0][1:])] if policy == "agent_only" else draws
 
 
-def _of_run(folder: Path, thresholds: Sequence[float]) -> Any:
-    from speceyes.bench.comparison import compare
-    from speceyes.bench.folder import read_run
-    from speceyes.bench.manifest import check_first_sight
-    from speceyes.plan.fates import Recorded
-    from speceyes.plan.formulas import costs_of
-    from speceyes.plan.recorded import fates_of, gate_at
+def _fitted(run: Path | None, fit: Sequence[Path], wanted: Wanted, console: "Console") -> Wanted:
+    from speceyes.plan.inputs import fitted
+    from speceyes.plan.terminal import show_fit
 
-    run = read_run(folder)
-    if run.manifest.concurrency > 1:
-        raise ConfigError(
-            "run",
-            f"its queries overlapped ({run.manifest.concurrency} at once), so its times include "
-            "waiting; give a run made with --concurrency 1",
-        )
-    check_first_sight([run.manifest])
-    (comparison,) = compare([run])
-    own = run.manifest.gate
-    draws = []
-    for threshold in thresholds or (own.threshold,):
-        fates = fates_of(comparison, gate_at(own, threshold))
-        draws.append((threshold, Recorded(fates), costs_of(fates)))
-    return comparison.suite.source, draws
+    if run is None:
+        raise ConfigError("fit", "goes with a run; figures by hand take --large-slowdown")
+    found = fitted(run, fit, wanted.scenario)
+    show_fit(console, found)
+    return replace(wanted, scenario=replace(wanted.scenario, small=found.small, large=found.large))
 
 
 def _of_hand(hand: "ByHand") -> Any:

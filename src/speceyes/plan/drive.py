@@ -188,6 +188,7 @@ class _Show:
 async def _simulate(scenario: Scenario, *, told: list[tuple[float, str]] | None = None) -> Forecast:
     screens = {"large": True, "small": False}.get(scenario.screen_by)
     stations = Stations(Station(scenario.small), Station(scenario.large), screens)
+    stations.small.stand_beside(stations.large)
     fates: dict[str, Fate] = {}
     parts, rules = make_parts(stations, fates), make_rules()
     policy = make_policy(scenario.policy, parts.agent.engine, waste_budget=scenario.waste_budget)
@@ -224,7 +225,10 @@ async def _simulate(scenario: Scenario, *, told: list[tuple[float, str]] | None 
 
 def _fates(scenario: Scenario) -> Iterator[tuple[int, Fate]]:
     rng = np.random.default_rng([scenario.seed, 0])
-    return ((number, scenario.draw(rng)) for number in range(scenario.queries))
+    drawn = ((number, scenario.draw(rng)) for number in range(scenario.queries))
+    if scenario.policy == "agent_only":
+        return ((number, fate.alone) for number, fate in drawn)
+    return drawn
 
 
 async def _ask_on(show: _Show, source: Iterator[tuple[int, Fate]]) -> None:

@@ -7,7 +7,7 @@ that long work and hard questions stay together, or from figures given by hand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,9 @@ class Fate:
     """One query: seconds of work, alone on its engine, in each phase; and how its phases end.
 
     `between_s` lies before them: pictures opened, first views made. `turns_s` are the agent's, and
-    `tools_s` what its tools take after each turn but the last. `is_right` and `agent_is_right`: of
-    the small model's answer and of the agent's; None where nobody knows.
+    `tools_s` what its tools take after each turn but the last. `lone_turns_s`: its turns where
+    there is nothing but the agent, if these are known to differ. `small_is_right` and
+    `agent_is_right`: of each one's answer; None where nobody knows.
     """
 
     between_s: float = 0.0
@@ -31,6 +32,7 @@ class Fate:
     accepted: bool
     turns_s: tuple[float, ...]
     tools_s: tuple[float, ...] = ()
+    lone_turns_s: tuple[float, ...] | None = None
     small_is_right: bool | None = None
     agent_is_right: bool | None = None
     turn_tokens: int = 100
@@ -39,6 +41,11 @@ class Fate:
     def agent_s(self) -> float:
         """All of the agent's loop."""
         return sum(self.turns_s) + sum(self.tools_s)
+
+    @property
+    def alone(self) -> Fate:
+        """The same query where there is nothing but the agent."""
+        return self if self.lone_turns_s is None else replace(self, turns_s=self.lone_turns_s)
 
 
 class Draw(Protocol):

@@ -25,7 +25,10 @@ _METHODS: Final = frozenset({"baseline", "speceyes", "small"})
 def fates_of(comparison: Comparison, spec: GateSpec) -> list[Fate]:
     """Give the fate of each item under a gate; what was not measured is the others' mean.
 
-    A tool's time is in the turn after it. Raises: ConfigError without both methods' records.
+    A tool's time is in the turn after it. Turns are those that SpecEyes' agent took where it was
+    asked, and else those of the agent alone, times how much longer the same items took it under
+    SpecEyes; those of the agent alone are kept beside them.
+    Raises: ConfigError without both methods' records.
     """
     cases = comparison.cases
     if not cases:
@@ -35,13 +38,21 @@ def fates_of(comparison: Comparison, spec: GateSpec) -> list[Fate]:
     entrants = [e for e in comparison.entrants if e.method in _METHODS]
     shared = in_common(entrants)
     bases = shared[_first(entrants, "baseline").label]
+    ours = shared[_first(entrants, "speceyes").label]
+    ratio = _ratio(bases, ours)
     smalls = next((shared[e.label] for e in entrants if e.method == "small"), None)
     known = [case.speculate_s for case in cases if case.is_screened and case.speculate_s > 0.0]
     typical_s = sum(known) / len(known) if known else 0.0
     return [
-        _fate(case, base, spec, speculate_s=_speculate_s(case, alone, typical_s))
-        for case, base, alone in zip(
-            cases, bases, smalls if smalls is not None else [None] * len(bases), strict=True
+        _fate(
+            case,
+            base,
+            spec,
+            speculate_s=_speculate_s(case, alone, typical_s),
+            turns_s=_turns_s(base, mine, ratio),
+        )
+        for case, base, mine, alone in zip(
+            cases, bases, ours, smalls if smalls is not None else [None] * len(bases), strict=True
         )
     ]
 
@@ -62,8 +73,36 @@ def turn_seconds(base: Record) -> tuple[float, ...]:
     return tuple(max(0.0, end - start) for start, end in zip(starts_s, ends_s, strict=True))
 
 
-def _fate(case: Case, base: Record, spec: GateSpec, *, speculate_s: float) -> Fate:
-    turns_s = turn_seconds(base)
+def _ratio(bases: Sequence[Record], ours: Sequence[Record]) -> float:
+    # How much longer the agent took under SpecEyes, for the items that it answered both ways.
+    both = [
+        (sum(turn_seconds(base)), sum(turn_seconds(mine)))
+        for base, mine in zip(bases, ours, strict=True)
+        if _asked_agent(mine)
+    ]
+    alone_s, under_s = (sum(column) for column in zip(*both, strict=True)) if both else (0.0, 0.0)
+    return under_s / alone_s if alone_s and under_s else 1.0
+
+
+def _asked_agent(mine: Record) -> bool:
+    return mine.route == "agentic" and bool(mine.turns)
+
+
+def _turns_s(base: Record, mine: Record, ratio: float) -> tuple[float, ...]:
+    if _asked_agent(mine):
+        return turn_seconds(mine)
+    return tuple(ratio * seconds for seconds in turn_seconds(base))
+
+
+def _fate(
+    case: Case,
+    base: Record,
+    spec: GateSpec,
+    *,
+    speculate_s: float,
+    turns_s: tuple[float, ...],
+) -> Fate:
+    lone_turns_s = turn_seconds(base)
     said = sum(turn.usage.completion_tokens for turn in base.turns)
     return Fate(
         between_s=case.between_s,
@@ -72,9 +111,10 @@ def _fate(case: Case, base: Record, spec: GateSpec, *, speculate_s: float) -> Fa
         needs_tool=not case.is_screened,
         accepted=case.is_screened and case.said is not None and judge(case.said, spec).accepted,
         turns_s=turns_s,
+        lone_turns_s=lone_turns_s,
         small_is_right=case.small_right,
         agent_is_right=case.agent_right,
-        turn_tokens=math.ceil(said / len(turns_s)),
+        turn_tokens=math.ceil(said / len(lone_turns_s)),
     )
 
 

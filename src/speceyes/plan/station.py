@@ -1,13 +1,16 @@
 """A station serves calls as an inference server does: many at once, each the slower for the others.
 
 It refuses to know what the calls are. Calls that find no seat wait in order; a call that is
-cancelled gives up its seat at once, and what it had of the server counts as wasted.
+cancelled gives up its seat at once, and what it had of the server counts as wasted. Two stations
+on one machine may stand beside each other: then the calls of one are slower for the other's, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
@@ -21,28 +24,32 @@ _ALMOST: Final = 1e-9  # of a call's work: rounding
 class Servers:
     """What stands at a station: `replicas`, of each `seats` at once, `slowdown` for every one more.
 
-    With b calls in a replica each runs at 1 / (1 + slowdown * (b - 1)) of its lone speed: 0 is
-    perfect batching, 1 is none. `price` is what an hour of one replica costs.
+    With b calls in a replica, and o served at the station beside it, each runs at
+    1 / (1 + slowdown * (b - 1) + crowding * o) of its lone speed: slowdown 0 is perfect batching,
+    1 is none; crowding 0 is a machine of its own, and as much as the slowdown one processor for
+    both stations. `price` is what an hour of one replica costs.
     Raises: ConfigError naming the field.
     """
 
     replicas: int = 1
     seats: int = 16
     slowdown: float = 0.0
+    crowding: float = 0.0
     price: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("replicas", "seats"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, f"{getattr(self, name)} is below 1")
-        if not 0.0 <= self.slowdown <= 1.0:
-            raise ConfigError("slowdown", f"{self.slowdown} is not in 0..1")
+        for name in ("slowdown", "crowding"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(name, f"{getattr(self, name)} is not in 0..1")
         if self.price < 0.0:
             raise ConfigError("price", f"{self.price} is below 0")
 
     @property
     def capacity(self) -> float:
-        """Seconds of lone work that all of them do in a second, with every seat taken."""
+        """Seconds of lone work that all do in a second, with every seat taken, none beside them."""
         return self.replicas * self.seats / (1.0 + self.slowdown * (self.seats - 1))
 
 
@@ -81,6 +88,11 @@ class Station:
         self._loop = asyncio.get_running_loop()
         self._replicas = [_Replica() for _ in range(servers.replicas)]
         self._waiting: deque[_Call] = deque()
+        self._beside: Station | None = None
+
+    def stand_beside(self, other: Station) -> None:
+        """Let the calls of either station crowd those of the other from now on."""
+        self._beside, other._beside = other, self
 
     @property
     def running(self) -> int:
@@ -106,8 +118,11 @@ class Station:
         busy_s = self.busy_s
         return sum(r.served_s for r in self._replicas) / busy_s if busy_s else None
 
-    async def serve(self, work_s: float) -> None:
-        """Take a seat when there is one, and keep it until so much work is done."""
+    async def serve(self, work_s: float, *, lost: Callable[[float], object] | None = None) -> None:
+        """Take a seat when there is one, and keep it until so much work is done.
+
+        `lost` is told how many of these seconds a call had been given when it was cancelled.
+        """
         self.calls += 1
         call = _Call(self.calls, work_s, self._loop.create_future())
         replica = min(self._replicas, key=_count)
@@ -118,11 +133,16 @@ class Station:
         try:
             await call.done
         except asyncio.CancelledError:
-            self._give_up(call)
+            given_s = self._give_up(call)
+            if lost is not None:
+                lost(given_s)
             raise
 
     def _rate(self, count: int) -> float:
-        return 1.0 / (1.0 + self.servers.slowdown * (count - 1))
+        slower = 1.0 + self.servers.slowdown * (count - 1)
+        if self._beside is not None:
+            slower += self.servers.crowding * self._beside.running
+        return 1.0 / slower
 
     def _read(self, replica: _Replica) -> None:
         # Bring a replica's meter up to now.
@@ -135,14 +155,28 @@ class Station:
         replica.since_s = now_s
 
     def _seat(self, call: _Call, replica: _Replica) -> None:
+        with self._changing(replica):
+            if not replica.count:
+                replica.meter = 0.0  # nobody's; a meter that only grows loses digits
+                replica.heap.clear()
+            replica.count += 1
+            call.replica, call.ends_at = replica, replica.meter + call.work_s
+            heappush(replica.heap, (call.ends_at, call.number, call))
+
+    @contextmanager
+    def _changing(self, replica: _Replica) -> Iterator[None]:
+        # Meters are brought up to now before the company of their calls changes, timers set after.
+        beside = self._beside
+        crowded = beside if beside is not None and beside.servers.crowding else None
         self._read(replica)
-        if not replica.count:
-            replica.meter = 0.0  # nobody's; a meter that only grows loses digits
-            replica.heap.clear()
-        replica.count += 1
-        call.replica, call.ends_at = replica, replica.meter + call.work_s
-        heappush(replica.heap, (call.ends_at, call.number, call))
+        if crowded is not None:
+            for other in crowded._replicas:
+                crowded._read(other)
+        yield
         self._set_timer(replica)
+        if crowded is not None:
+            for other in crowded._replicas:
+                crowded._set_timer(other)
 
     def _set_timer(self, replica: _Replica) -> None:
         heap = replica.heap
@@ -157,15 +191,15 @@ class Station:
 
     def _ring(self, replica: _Replica) -> None:
         replica.timer = None
-        self._read(replica)
-        heap = replica.heap
-        reached = replica.meter + _ALMOST * max(1.0, replica.meter)
-        while heap and (heap[0][2].done.done() or heap[0][0] <= reached):
-            call = heappop(heap)[2]
-            if not call.done.done():
-                call.done.set_result(None)
-                self.worked_s += call.work_s
-                replica.count -= 1
+        with self._changing(replica):
+            heap = replica.heap
+            reached = replica.meter + _ALMOST * max(1.0, replica.meter)
+            while heap and (heap[0][2].done.done() or heap[0][0] <= reached):
+                call = heappop(heap)[2]
+                if not call.done.done():
+                    call.done.set_result(None)
+                    self.worked_s += call.work_s
+                    replica.count -= 1
         self._refill(replica)
 
     def _refill(self, replica: _Replica) -> None:
@@ -173,16 +207,20 @@ class Station:
             call = self._waiting.popleft()
             if not call.done.done():
                 self._seat(call, replica)
-        self._set_timer(replica)
 
-    def _give_up(self, call: _Call) -> None:
+    def _give_up(self, call: _Call) -> float:
+        # Gives the seconds of work that it had been given.
         replica = call.replica
-        if replica is None or (call.done.done() and not call.done.cancelled()):
-            return  # it never had a seat, or had ended just then
-        self._read(replica)
-        self.wasted_s += max(0.0, call.work_s - max(0.0, call.ends_at - replica.meter))
-        replica.count -= 1
+        if replica is None:
+            return 0.0  # it never had a seat
+        if call.done.done() and not call.done.cancelled():
+            return call.work_s  # it had ended just then
+        with self._changing(replica):
+            given_s = max(0.0, call.work_s - max(0.0, call.ends_at - replica.meter))
+            self.wasted_s += given_s
+            replica.count -= 1
         self._refill(replica)
+        return given_s
 
 
 def _count(replica: _Replica) -> int:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speceyes.plan.drive import Arrivals, Closed, Forecast
+from speceyes.plan.fitting import Fit
 from speceyes.plan.formulas import Costs
 from speceyes.plan.papers import BatchFit, PairFit, mean_residual
 from speceyes.plan.sizing import Sizing, knee
@@ -175,6 +176,21 @@ def plain(found: Forecast) -> dict[str, Any]:
         "small": {**asdict(found.small), "utilisation": found.small.utilisation},
         "large": {**asdict(found.large), "utilisation": found.large.utilisation},
     }
+
+
+def show_fit(console: Console, fit: Fit) -> None:
+    """Show how much calls slow each other, and how near the plan comes to what that is from."""
+    for name, servers in (("large", fit.large), ("small", fit.small)):
+        console.print(
+            f"fitted   {name}: slowdown {servers.slowdown:.3f}, crowding {servers.crowding:.3f}",
+            highlight=False,
+        )
+    for seen, found_s in fit.found:
+        console.print(
+            f"         {seen.policy}, {seen.callers} at once: {seen.mean_s:.3g} s seen, "
+            f"{found_s:.3g} s with it",
+            highlight=False,
+        )
 
 
 def show_published(console: Console, batches: Sequence[BatchFit], pairs: Sequence[PairFit]) -> None:

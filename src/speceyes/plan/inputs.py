@@ -1,0 +1,86 @@
+"""The folders of runs become a plan's inputs here: fates, one draw a threshold, and servers fitted.
+
+It refuses to know the command line, and simulates nothing but what a fit takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from speceyes.bench.comparison import Comparison, compare
+from speceyes.bench.folder import Run, read_run
+from speceyes.bench.manifest import check_first_sight
+from speceyes.errors import ConfigError
+from speceyes.plan.drive import Scenario
+from speceyes.plan.fates import Draw, Recorded
+from speceyes.plan.fitting import Fit, Seen, fit_servers, seen_in
+from speceyes.plan.formulas import Costs, costs_of
+from speceyes.plan.recorded import fates_of, gate_at
+
+Draws = list[tuple[float | None, Draw, Costs]]
+
+
+def draws_of(folder: Path, thresholds: Sequence[float] = ()) -> tuple[str, Draws]:
+    """Read a run of one query after the other: its suite, and fates under each threshold.
+
+    Raises: ConfigError if no plan can be made of it; RunFolderError if it is none.
+    """
+    run = read_run(folder)
+    if run.manifest.concurrency > 1:
+        raise ConfigError(
+            "run",
+            f"its queries overlapped ({run.manifest.concurrency} at once), so its times include "
+            "waiting; give a run made with --concurrency 1",
+        )
+    check_first_sight([run.manifest])
+    comparison = _compared(run)
+    own = run.manifest.gate
+    draws: Draws = []
+    for threshold in thresholds or (own.threshold,):
+        fates = fates_of(comparison, gate_at(own, threshold))
+        draws.append((threshold, Recorded(fates), costs_of(fates)))
+    return comparison.suite.source, draws
+
+
+def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
+    """Fit servers to runs of the same items, engines and gate, with several queries at once.
+
+    Raises: ConfigError if they are not alike, or tell nothing; RunFolderError if one is no run.
+    """
+    alone = read_run(folder)
+    seen: list[Seen] = []
+    for place in loaded:
+        run = read_run(place)
+        _check_alike(alone, run)
+        seen.extend(seen_in(_compared(run), run.manifest.policy))
+    _, ((_, draw, _),) = draws_of(folder)
+    return fit_servers(
+        Scenario(
+            draw=draw,
+            policy="serial",
+            arrivals=scenario.arrivals,
+            small=scenario.small,
+            large=scenario.large,
+            seed=scenario.seed,
+            screen_by=scenario.screen_by,
+        ),
+        seen,
+    )
+
+
+def _compared(run: Run) -> Comparison:
+    (comparison,) = compare([run])
+    return comparison
+
+
+def _check_alike(alone: Run, run: Run) -> None:
+    one, other = alone.manifest, run.manifest
+    for name, has, wants in (
+        ("items", other.suite.checksum, one.suite.checksum),
+        ("small model", other.small, one.small),
+        ("large model", other.large, one.large),
+        ("threshold", other.gate.threshold, one.gate.threshold),
+    ):
+        if has != wants:
+            raise ConfigError("fit", f"its {name} is {has}, not {wants} as in the run planned from")
