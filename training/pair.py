@@ -25,7 +25,7 @@ VISION_STEPS = {"small": 4_000, "large": 3_600}
 LANGUAGE_STEPS = {"small": (900, 4_200), "large": (3_000, 9_000)}  # listing, in all
 LANGUAGE_BATCH = {"small": 32, "large": 16}
 TUNE_STEPS = 1_800  # of the small model
-CLOSER_STEPS = 4_600
+CLOSER_STEPS = 4_000
 
 
 def main() -> None:

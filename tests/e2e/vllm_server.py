@@ -31,6 +31,7 @@ ROLES: Final = ("small", "large")
 CONTEXT_TOKENS: Final = 4096
 MAX_LOGPROBS: Final = 64
 MAX_IMAGES: Final = 8
+BLOCK_TOKENS: Final = 32  # as finely as a CPU shares prefixes; its own 128 is a third of a prompt
 READY_S: Final = 420.0  # 60 to 75 s on a core of its own; a shared one takes several times that
 FORGOTTEN_S: Final = 20.0
 _STOP_S: Final = 15.0
@@ -88,6 +89,7 @@ class Server:
             "dtype": "float32",  # as the in-process engine runs the same weights
             "max-model-len": CONTEXT_TOKENS,
             "max-logprobs": MAX_LOGPROBS,
+            "block-size": BLOCK_TOKENS,
             "limit-mm-per-prompt": json.dumps({"image": MAX_IMAGES, "video": 0}),
         }
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
