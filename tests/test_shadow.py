@@ -16,16 +16,17 @@ from speceyes.calibration.audit import Seen
 from speceyes.calibration.thresholds import closed
 from speceyes.engines.replay import Take, scripted, scripted_screen
 from speceyes.errors import ConfigError
-from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.gateway.figures import Model
 from speceyes.gateway.metrics import expose
 from speceyes.gateway.observer import Watcher
 from speceyes.gateway.reports import overview
-from speceyes.gateway.settings import GatewaySettings, RouteSettings, ShadowSettings
+from speceyes.gateway.settings import GatewaySettings, RouteSettings
 from speceyes.gateway.settings_file import plan_of
-from speceyes.gateway.shadow import Heard, Shadow
-from speceyes.gateway.shadowing import begin, checked, edges_above, put_together, scored, watched
+from speceyes.gateway.shadowing import put_together
+from speceyes.shadow.settings import ShadowSettings
+from speceyes.shadow.watch import begin, checked, edges_above, scored, watched
+from speceyes.shadow.work import Heard, Shadow
 from tests.gateway_rig import a_gateway, body
 from tests.stand_ins import ACCEPTED, GATE, NEEDS_TOOL, Plan, a_funnel, a_query, engines, turns
 
@@ -47,11 +48,15 @@ async def a_shadow(settings, plan=AGREES, *, seed=1, **more):
     """Open a shadow on a funnel of scripted engines, and count what it tells."""
     small, large = engines(plan)
     funnel = a_funnel(small, large)
-    shadow = Shadow("speceyes", settings, GATE, draw=random.Random(seed).random, **more)
     told = Counter()
-    shadow.tell = lambda outcome, usage: told.update([outcome])
+    shadow = Shadow(
+        settings,
+        draw=random.Random(seed).random,
+        tell=lambda outcome, usage: told.update([outcome]),
+        **more,
+    )
+    watching = shadow.over(funnel)
     async with shadow:
-        watching = Funnel(funnel.parts, funnel.rules, shadow.watching(funnel.policy))
         yield shadow, watching, told
 
 
@@ -103,9 +108,13 @@ class TestNothingIsServed:
     async def test_an_engine_that_is_down_is_left_alone(self):
         async with a_gateway(ACCEPTED, route=RouteSettings(shadow=AUDIT)) as rig:
             route = next(iter(rig.gateway.routes))
+            accepted = Heard(a_query(), await route.funnel.answer(a_query()), route.funnel)
+            route.shadow.hear(accepted)
+            assert route.shadow.in_flight == 1
+            await route.shadow.drain()
             for _ in range(rig.gateway.settings.breaker.failures):
                 route.small.breaker.end("failed", is_trial=False)
-            route.shadow._begin(None, is_busy=False)
+            route.shadow.hear(accepted)
             assert route.shadow.in_flight == 0
 
 
@@ -130,7 +139,7 @@ class TestBounds:
             assert (shadow.in_flight, told["dropped"]) == (0, 1)
 
     async def test_queries_behind_a_slow_check_wait_in_a_bounded_line(self, monkeypatch):
-        monkeypatch.setattr("speceyes.gateway.shadow._MOST_SLOTS", 3)
+        monkeypatch.setattr("speceyes.shadow.work._MOST_SLOTS", 3)
         settings = ShadowSettings(mode="audit", share=1.0)
         async with a_shadow(settings) as (shadow, funnel, _told):
             answer = await funnel.answer(a_query())

@@ -14,9 +14,10 @@ from speceyes.errors import InputError
 from speceyes.gateway import series
 from speceyes.gateway.figures import Figures, Model, View, figures_of
 from speceyes.gateway.observing import BreakerState, EngineRole
-from speceyes.gateway.shadowing import Shadowed, Watched
+from speceyes.gateway.shadowing import Shadowed
 from speceyes.gateway.shadowing import put_together as put_shadows_together
 from speceyes.gateway.stats import Stats, Told, merge
+from speceyes.shadow.watch import Watched
 
 FRESH_S: Final = 10.0
 """How old a report may be before its worker counts as gone. What it counted stays counted."""

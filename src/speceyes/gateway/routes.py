@@ -15,7 +15,7 @@ from speceyes.gateway.guard.breaker import Breaker
 from speceyes.gateway.observing import EngineRole
 from speceyes.gateway.relay import Relay
 from speceyes.gateway.settings import RouteSettings
-from speceyes.gateway.shadow import Shadow
+from speceyes.shadow.work import Shadow
 
 _SHOWN: Final = 8
 
