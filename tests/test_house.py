@@ -135,6 +135,7 @@ ROOMS: dict[str, Room] = {
     # The gateway's pure part: JSON to values and back, settings, what is counted.
     "exchange": Room(
         (
+            "gateway.calibrated",
             "gateway.figures",
             "gateway.measures",
             "gateway.observing",

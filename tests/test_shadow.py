@@ -28,7 +28,17 @@ from speceyes.shadow.settings import ShadowSettings
 from speceyes.shadow.watch import begin, checked, edges_above, scored, watched
 from speceyes.shadow.work import Heard, Shadow
 from tests.gateway_rig import a_gateway, body
-from tests.stand_ins import ACCEPTED, GATE, NEEDS_TOOL, Plan, a_funnel, a_query, engines, turns
+from tests.stand_ins import (
+    ACCEPTED,
+    GATE,
+    NEEDS_TOOL,
+    REJECTED,
+    Plan,
+    a_funnel,
+    a_query,
+    engines,
+    turns,
+)
 
 virtual = [pytest.mark.anyio, pytest.mark.virtual_time]
 AUDIT = ShadowSettings(mode="audit", share=1.0, max_loss=0.05)
@@ -104,6 +114,38 @@ class TestNothingIsServed:
             await anyio.sleep(10)
             shown = next(iter(rig.gateway.routes)).shadow.watched()
             assert (shown.queries, shown.accepted, shown.differing) == (1, 1, 1)
+
+    async def test_a_stream_is_sent_whole_before_the_agent_is_asked(self):
+        async with a_gateway(ACCEPTED, route=RouteSettings(shadow=AUDIT)) as rig:
+            shadow, began_s = next(iter(rig.gateway.routes)).shadow, anyio.current_time()
+            reply = await rig.client.post(body(stream=True))
+            assert reply.is_whole
+            assert reply.events()[-1] == "[DONE]"
+            assert anyio.current_time() - began_s == 3.0
+            assert rig.witness.end.route == "speculative"
+            await shadow.drain()
+            assert anyio.current_time() - began_s == 8.0
+            assert (shadow.watched().checked, shadow.watched().differing) == (1, 1)
+
+    async def test_observe_streams_the_agents_answer(self):
+        settings = ShadowSettings(mode="observe")
+        async with a_gateway(ACCEPTED, route=RouteSettings(shadow=settings)) as rig:
+            shadow = next(iter(rig.gateway.routes)).shadow
+            reply = await rig.client.post(body(stream=True))
+            said = [e["choices"][0]["delta"].get("content") for e in reply.events()[:-1]]
+            assert "".join(filter(None, said)) == "large"
+            await shadow.drain()
+            assert shadow.watched().queries == 1
+
+    async def test_a_client_that_leaves_in_mid_stream_leaves_nothing_to_check(self):
+        for mode in ("audit", "observe"):
+            settings = ShadowSettings(mode=mode, share=1.0)
+            async with a_gateway(REJECTED, route=RouteSettings(shadow=settings)) as rig:
+                shadow = next(iter(rig.gateway.routes)).shadow
+                await rig.client.post(body(stream=True), leaves_after_s=4.0)
+                assert rig.witness.end.route == "cancelled"
+                await anyio.sleep(20)
+                assert (shadow.in_flight, shadow.watched().queries) == (0, 0)
 
     async def test_an_engine_that_is_down_is_left_alone(self):
         async with a_gateway(ACCEPTED, route=RouteSettings(shadow=AUDIT)) as rig:

@@ -21,6 +21,7 @@ from speceyes.errors import ConfigError
 from speceyes.funnel import Funnel
 from speceyes.gate_match import prompt_ids
 from speceyes.gateway.app import Gateway, GatewayApp
+from speceyes.gateway.calibrated import calibrated_of
 from speceyes.gateway.figures import Model
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.images.fetching import Fetcher
@@ -110,6 +111,7 @@ async def _open_route(plan: RoutePlan, stable: _Stable, *, workers: int) -> Rout
         if plan.settings.mode == "bypass":
             return await _open_bypass(plan, stable)
         route, choices = await _open_funnel(plan, stable), plan.choices
+        route = replace(route, certificate=choices.certificate)
         return shadowed(route, workers=workers, choices=choices)
     except ConfigError as error:
         raise ConfigError(f"routes.{plan.settings.name}.{error.field}", error.message) from error
@@ -173,7 +175,7 @@ def shadowed(route: Route, *, workers: int, choices: Choices = _NO_CHOICES) -> R
     def is_free() -> bool:
         return route.small.breaker.state == route.large.breaker.state == "closed"
 
-    shadow = Shadow(settings, name=route.name, certificate=choices.certificate)
+    shadow = Shadow(settings, name=route.name, certificate=route.certificate)
     system, user = choices.system_prompt, choices.user_prompt
     prompts = prompt_ids(funnel.rules.screen, system=system, user=user)
     watching = shadow.over(funnel, prompts=prompts, workers=workers, is_free=is_free)
@@ -217,6 +219,7 @@ def _model(route: Route) -> Model:
         name=route.name,
         threshold=gate.threshold,
         scale="raw" if gate.scale == "raw" else "share",
+        calibrated=None if route.certificate is None else calibrated_of(route.certificate),
     )
 
 
