@@ -406,6 +406,17 @@ async def test_a_line_that_is_cut_off_at_the_end_is_left_out_and_others_are_name
         from_line(whole.splitlines()[0].replace('"shadow_version":1', '"shadow_version":9'))
 
 
+async def test_whatever_a_model_says_is_one_line(tmp_path):
+    file = tmp_path / "seen.jsonl"
+    shadow = Shadow(replace(OBSERVE, file=str(file), answers=True))
+    small = Take(scripted("disc\u2028and\x85ring", k=16))
+    async with eyes_with(shadow, small=small) as eyes:
+        await eyes.answer(ask())
+        await shadow.drain()
+    (record,) = read_shadows(file).records.values()
+    assert record.said.text == "disc\u2028and\x85ring"
+
+
 def test_a_torn_line_spoils_no_more_than_itself(tmp_path):
     file = tmp_path / "kept.jsonl"
     file.write_bytes(b'{"torn')
