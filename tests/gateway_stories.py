@@ -11,6 +11,7 @@ from speceyes.events import (
     Failed,
     FellBack,
     Gated,
+    Looked,
     PhaseEnded,
     PhaseStarted,
     QueryStarted,
@@ -72,6 +73,15 @@ class Story:
         accepted = score is not None and score > self.spec.threshold and reason is None
         why = reason or ("accepted" if accepted else "below_threshold")
         self.tell(Gated, Verdict(accepted, score, why, self.spec), after_s=0.0004)
+        return self.tell(PhaseEnded, "gate")
+
+    def looked_closer(self, score=8.0, *, box=Box(96, 96, 288, 288)):  # noqa: B008 - frozen
+        self.tell(PhaseStarted, "speculate")
+        self.tell(Looked, said("[8, 8, 24, 24]", "small-model", completion=12), box, after_s=0.05)
+        self.tell(Speculated, said(PRIVATE, "small-model", completion=3), after_s=0.04)
+        self.tell(PhaseEnded, "speculate")
+        self.tell(PhaseStarted, "gate")
+        self.tell(Gated, Verdict(True, score, "accepted", self.spec), after_s=0.0004)
         return self.tell(PhaseEnded, "gate")
 
     def accepted(self):

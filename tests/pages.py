@@ -7,7 +7,8 @@ from functools import cache
 
 from speceyes.bench.comparison import NAMES, compare
 from speceyes.bench.grade import grade
-from speceyes.bench.records import Mishap
+from speceyes.bench.records import Look, Mishap
+from speceyes.types import Box
 from tests.scripted_pair import ListSuite, drawn_run, tiny_run
 
 ALL = tuple(NAMES)
@@ -86,3 +87,25 @@ def crowded(count=6):
 def tiny(count=60):
     """Compare all four methods over tiny pictures, without a suite."""
     return compare([tiny_run(count, methods=ALL)])
+
+
+@cache
+def looking(count=6):
+    """Compare runs whose small model looked closer; gives (comparisons, suites by checksum)."""
+    run, items = drawn_run(count, pace=0.02, methods=("baseline", "speceyes"))
+    settings = replace(run.manifest.settings, depth=1)
+    manifest = replace(
+        run.manifest,
+        settings=settings,
+        closer_gate=replace(run.manifest.gate, threshold=run.manifest.gate.threshold / 2),
+    )
+    looked = with_records(replace(run, manifest=manifest), _looked)
+    return compare([looked]), {run.manifest.suite.checksum: ListSuite(items)}
+
+
+def _looked(record):
+    said = record.speculation
+    if record.method != "speceyes" or said is None:
+        return record
+    look = Look("in doubt", "[8, 8, 24, 24]", Box(96, 96, 288, 288))
+    return replace(record, speculation=replace(said, looks=(look,)))

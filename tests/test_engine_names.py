@@ -23,6 +23,7 @@ SECRET = "sk-very-secret"  # noqa: S105 - what must never be shown
         ("builtin", "large", BuiltinEngine("large")),
         ("builtin:small", "large", BuiltinEngine("small")),
         ("builtin:large", "small", BuiltinEngine("large")),
+        ("builtin:closer", "small", BuiltinEngine("closer")),
         ("local:/models/a:b", "small", LocalEngineAt("/models/a:b")),
         ("local:models", "large", LocalEngineAt("models")),
         ("local:Qwen/Qwen3-VL-2B-Instruct", "small", LocalEngineAt("Qwen/Qwen3-VL-2B-Instruct")),
@@ -107,7 +108,7 @@ def test_a_key_in_the_string_is_refused_and_never_shown(text):
 
 names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1)
 sources = st.one_of(
-    st.builds(BuiltinEngine, st.sampled_from(["small", "large"])),
+    st.builds(BuiltinEngine, st.sampled_from(["small", "large", "closer"])),
     st.builds(LocalEngineAt, names),
     st.builds(
         HttpEngineAt,

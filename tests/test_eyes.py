@@ -92,11 +92,14 @@ class Pair:
     """Stands in for the built-in pair's module."""
 
     def __init__(self, **failures):
-        self.opened = []
+        self.opened, self.names = [], []
         self.failures = failures
         self.BUILTIN = SimpleNamespace(
             gate=GATE,
+            first_gate=replace(GATE, k=8),
+            closer_gate=replace(GATE, k=4),
             screen=ScreenSpec(top_logprobs=7),
+            shared_screen=ScreenSpec(prompt="shared", top_logprobs=6),
             protocols={"deepeyes": VIEWED, "thyme": Thyme(min_px=112 * 112, max_px=112 * 112)},
             closer=Closer(extent=None),
         )
@@ -104,8 +107,9 @@ class Pair:
     def load(self, role):
         if role in self.failures:
             raise self.failures[role]
-        engine = small_says(UNSURE) if role == "small" else says(ZOOM, RING)
+        engine = says(ZOOM, RING) if role == "large" else small_says(UNSURE)
         self.opened.append(engine)
+        self.names.append(role)
         return engine
 
 
@@ -194,9 +198,7 @@ async def test_adaptive_is_given_the_budget_and_whom_to_ask_for_the_load(pair):
 
 async def test_the_screen_can_share_the_agents_own_opening(pair):
     async with SpecEyes(settings=Settings(screen_prompt="shared")) as eyes:
-        assert eyes.funnel.rules.screen == ScreenSpec(prompt="shared"), (
-            "no threshold of other words"
-        )
+        assert eyes.funnel.rules.screen == pair.BUILTIN.shared_screen
         await eyes.answer(ask())
         opened = eyes.funnel.parts.agent
     _, large = pair.opened
@@ -205,6 +207,37 @@ async def test_the_screen_can_share_the_agents_own_opening(pair):
     *before, last = screen.messages
     assert (*before, replace(last, parts=last.parts[:-1])) == opening
     assert "Say only yes or no." in last.parts[-1].text
+
+
+async def test_other_engines_get_no_threshold_that_other_words_were_calibrated_with():
+    settings = Settings(screen_prompt="shared")
+    small, large = small_says(SURE), says(RING)
+    async with SpecEyes(small=small, large=large, gate=GATE, settings=settings) as eyes:
+        assert eyes.funnel.rules.screen == ScreenSpec(prompt="shared")
+
+
+async def test_with_a_depth_the_built_in_small_model_is_the_one_that_looks_closer(pair):
+    async with SpecEyes(settings=Settings(depth=1)) as eyes:
+        rules, parts = eyes.funnel.rules, eyes.funnel.parts
+    assert pair.names == ["closer", "large"]
+    assert (rules.gate.k, rules.closer_gate.k, rules.depth) == (8, 4, 1)
+    assert parts.closer == pair.BUILTIN.closer
+
+
+async def test_the_closer_model_may_also_be_asked_at_first_sight_only(pair):
+    async with SpecEyes(small="builtin:closer") as eyes:
+        assert (eyes.funnel.rules.gate.k, eyes.funnel.parts.closer) == (8, None)
+
+
+async def test_a_gate_of_ones_own_is_for_both_kinds_of_answer(pair):
+    async with SpecEyes(gate=GATE, settings=Settings(depth=1)) as eyes:
+        assert (eyes.funnel.rules.gate, eyes.funnel.rules.closer_gate) == (GATE, GATE)
+
+
+def test_a_built_in_model_that_cannot_look_closer_is_refused_where_it_would_have_to():
+    with pytest.raises(ConfigError, match="say builtin:closer") as caught:
+        SpecEyes(small="builtin:small", settings=Settings(depth=1))
+    assert caught.value.field == "small"
 
 
 async def test_a_screen_made_for_other_words_is_refused():
@@ -350,7 +383,7 @@ class Loader:
     """Stands in for a module of engines; keeps what is opened."""
 
     def __init__(self):
-        self.opened = []
+        self.opened, self.names = [], []
         self.LocalEngine = SimpleNamespace(load=self.load)
         self.HttpEngine = self.load
 

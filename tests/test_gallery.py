@@ -16,7 +16,7 @@ from speceyes.bench.page.thumbnails import CROP_PX, SCENE_PX, make_small
 from speceyes.errors import SuiteError
 from speceyes.pictures import decode, open_picture
 from speceyes.types import Box
-from tests.pages import ALL, crowded, drawn, only, tiny
+from tests.pages import ALL, crowded, drawn, looking, only, tiny
 from tests.scripted_pair import ListSuite, tiny_items, tiny_run
 
 
@@ -210,3 +210,13 @@ def test_of_several_entrants_of_one_method_the_first_is_on_the_cards():
         assert card.ours.label == "SpecEyes (concurrency 1)"
         labels = [other.label for other in card.others]
         assert labels == ["agent alone (concurrency 1)", "SpecReason", "small alone"]
+
+
+def test_a_card_has_what_the_small_model_saw_when_it_looked_closer():
+    (comparison,), suites = looking()
+    shown = cards(comparison.entrants, suites[comparison.suite.checksum])
+    closer = [each for card in shown for each in card.ours.closer]
+    assert closer
+    assert all(max(decoded(each.crop).size) <= CROP_PX for each in closer)
+    assert all(card.boxed is card.ours for card in shown if card.ours.closer)
+    assert all(not other.closer for card in shown for other in card.others)

@@ -312,6 +312,16 @@ def test_a_storys_steps_have_its_times():
     assert fall_back.ended_s == steps[-1].ended_s
 
 
+def test_a_closer_look_is_a_step_with_its_box_and_all_its_tokens():
+    story = Story().screened().speculated(2.0).looked_closer().accepted()
+    steps = steps_of(story.trace)
+    assert [step.kind for step in steps] == ["screen", *["speculate", "gate"] * 2]
+    first, look = steps[1], steps[3]
+    assert (first.boxes, look.boxes) == ((), ((96, 96, 288, 288, 0),))
+    assert (look.prompt_tokens, look.completion_tokens) == (200, 15)
+    assert look.ended_s - look.began_s == pytest.approx(0.09)
+
+
 def test_steps_of_a_story_that_was_cut_short():
     story = Story().screened(0.9).tell(FellBack, "needs_tool").tell(PhaseStarted, "fall_back")
     last = steps_of((*story.trace, replace(story.events[0], at_s=2.0)))[-1]

@@ -39,7 +39,7 @@ def grader(monkeypatch):
         made.opened.append(name)
         yield made
 
-    monkeypatch.setattr("speceyes.assemble.open_engine", opened)
+    monkeypatch.setattr("speceyes.assemble_engines.open_engine", opened)
     return made
 
 

@@ -218,7 +218,7 @@ ROOMS: dict[str, Room] = {
         ),
     ),
     "assembly": Room(
-        ("assemble", "assemble_gateway", "assemble_parts"),
+        ("assemble", "assemble_engines", "assemble_gateway", "assemble_parts"),
         (
             *PURE,
             "wire",

@@ -23,7 +23,7 @@ from speceyes.bench.records import Place, record_of_spoiled
 from speceyes.bench.suites.opening import open_suite
 from speceyes.commands.report import open_again, run_report
 from speceyes.errors import ConfigError, SuiteError
-from tests.pages import ALL, as_vstar, crowded, drawn, failed, only, tiny, with_records
+from tests.pages import ALL, as_vstar, crowded, drawn, failed, looking, only, tiny, with_records
 from tests.scripted_pair import drawn_run, tiny_run
 
 MOST_BYTES = 8_000_000
@@ -56,6 +56,21 @@ class Nesting(HTMLParser):
 @pytest.fixture(scope="module")
 def page():
     return render(*drawn(ITEMS))
+
+
+def test_where_the_small_model_looked_closer_no_other_gate_is_judged():
+    page = render(*looking(ITEMS))
+    Nesting().feed(page)
+    assert "is left out.</p>" in page
+    assert "looks closer at <code>[8, 8, 24, 24]</code>" in page
+    assert '<dt class="under">after a closer look</dt>' in page
+    for heading in (
+        "If the threshold were elsewhere",
+        "If K were another",
+        "Which score ranks best",
+    ):
+        assert heading in render(*drawn(ITEMS))
+        assert heading not in page
 
 
 @pytest.fixture(scope="module")

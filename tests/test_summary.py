@@ -6,7 +6,7 @@ import pytest
 
 from speceyes.bench.grade import Grade
 from speceyes.bench.insight import box_holds, look_into
-from speceyes.bench.records import Proposal, Record, Speculation, Turn
+from speceyes.bench.records import Look, Proposal, Record, Speculation, Turn
 from speceyes.bench.summary import Entrant, block_walls, summarise
 from speceyes.types import Box, Usage
 
@@ -215,6 +215,20 @@ def test_the_screen_is_right_when_it_sends_the_hard_ones_only():
     ours = [*OURS, sent_on("e", is_hard=True), accepted("f", is_hard=True)]
     screened = look_into(entrants(speceyes=ours)).screened_right
     assert (screened.successes, screened.count) == (4, 6)  # d is easy, f is hard
+
+
+def test_what_was_accepted_is_told_by_difficulty_and_by_looks():
+    looked = replace(SURE, looks=(Look("disc", "[0, 0, 9, 9]", Box(0, 0, 9, 9)),))
+    ours = [*OURS, a_record("e", "speceyes", speculation=looked, is_hard=True)]
+    found = look_into(entrants(speceyes=ours)).accepted
+    taken = [record for record in ours if record.speculation and record.speculation.accepted]
+    assert found.by_looks == {0: len(taken) - 1, 1: 1}
+    assert (found.hard.successes, found.easy.successes) == (1, len(taken) - 1)
+    assert (found.right.count, found.easy.count + found.hard.count) == (len(taken), len(ours))
+
+
+def test_nothing_is_told_of_accepted_answers_where_there_are_none():
+    assert look_into(entrants(baseline=BASE)).accepted is None
 
 
 def test_what_a_suite_does_not_say_is_left_out():

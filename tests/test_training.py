@@ -56,7 +56,7 @@ def test_transcripts_are_written_as_the_chat_template_writes_them() -> None:
     assert pads == transcripts.render_chat(conversation)
 
 
-@pytest.mark.parametrize("role", ["small", "large"])
+@pytest.mark.parametrize("role", ["small", "closer", "large"])
 def test_the_shipped_chat_template_is_that_of_the_training(role: str) -> None:
     assert (MODELS / role / "chat_template.jinja").read_text() == CHAT_TEMPLATE
 

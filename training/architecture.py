@@ -1,4 +1,4 @@
-"""The shapes of the two built-in models, and how their weights begin."""
+"""The shapes of the built-in models, and how their weights begin."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from transformers import (
 
 HEAD_DIM = 32
 MAX_POSITIONS = 4096
+LARGE_LAYERS = 8
+CLOSER_LAYERS = 4
 
 
 def small_config(vocabulary: int, ids: dict[str, int]) -> Qwen3VLConfig:
@@ -47,14 +49,16 @@ def small_config(vocabulary: int, ids: dict[str, int]) -> Qwen3VLConfig:
     )
 
 
-def large_config(vocabulary: int, ids: dict[str, int]) -> Qwen2_5_VLConfig:
+def large_config(
+    vocabulary: int, ids: dict[str, int], *, layers: int = LARGE_LAYERS
+) -> Qwen2_5_VLConfig:
     """Qwen2.5-VL: 8 language layers, 5 vision layers, all of them with full attention."""
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": vocabulary,
             "hidden_size": 160,
             "intermediate_size": 432,
-            "num_hidden_layers": 8,
+            "num_hidden_layers": layers,
             "num_attention_heads": 5,
             "num_key_value_heads": 5,
             "max_position_embeddings": MAX_POSITIONS,
@@ -93,6 +97,11 @@ def build_large(vocabulary: int, ids: dict[str, int]) -> Qwen2_5_VLForConditiona
     model = Qwen2_5_VLForConditionalGeneration(large_config(vocabulary, ids))
     init_fan_in(model)
     return model
+
+
+def build_closer(vocabulary: int, ids: dict[str, int]) -> Qwen2_5_VLForConditionalGeneration:
+    """Make the closer model, of the large one's shape with fewer language layers."""
+    return Qwen2_5_VLForConditionalGeneration(large_config(vocabulary, ids, layers=CLOSER_LAYERS))
 
 
 def init_fan_in(model: nn.Module) -> None:

@@ -1,11 +1,11 @@
 """How many items does a model get right by itself, by kind and difficulty?
 
-The large one in each protocol, the real agent with its real tools; the small one at first sight and
-after each closer look. On calibration items that no training scene is drawn from. The last line is
-one JSON document.
+The large one in each protocol, the real agent with its real tools; the small one at first sight,
+and the closer one also after each look. On calibration items that no training scene is drawn from.
+The last line is one JSON document.
 
     python -m training.evaluate large --items 150 --seed 777 --protocols deepeyes thyme
-    python -m training.evaluate small --items 120 --seed 555 --looks 2 [--folder FOLDER]
+    python -m training.evaluate closer --items 120 --seed 555 --looks 2 [--folder FOLDER]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from speceyes.config import Settings
 from speceyes.engines.local import LocalEngine
 from speceyes.events import Looked, Speculated, ToolFinished
 from speceyes.funnel import Outcome
-from speceyes.types import Box
+from speceyes.gate import GateSpec
+from speceyes.types import Box, Engine
 
-NEVER = replace(BUILTIN.gate, threshold=1e9)  # lets nothing pass, so that all looks are taken
+NEVER = GateSpec(threshold=1e9, k=12)  # lets nothing pass, so that all looks are taken
 
 
 async def outcomes(
@@ -66,18 +67,19 @@ async def evaluate_large(folder: Path, protocol: str, drawn: Mapping[str, Item])
     }
 
 
-async def evaluate_small(folder: Path, looks: int, drawn: Mapping[str, Item]) -> dict[str, Any]:
-    """Let the small model in a folder answer every item, and look closer whatever it answered."""
+async def evaluate_small(
+    role: str, folder: Path, looks: int, drawn: Mapping[str, Item]
+) -> dict[str, Any]:
+    """Let a small model in a folder answer every item, and look closer whatever it answered."""
     right: list[dict[str, list[bool]]] = [defaultdict(list) for _ in range(looks + 1)]
     hits: dict[str, list[bool]] = defaultdict(list)
-    small, large = LocalEngine.load(folder, name=str(folder)), load("large")
+    engines = {"small": LocalEngine.load(folder, name=str(folder)), "large": load("large")}
     eyes = SpecEyes(
-        small=small,
-        large=large,
-        protocol=BUILTIN.protocols["deepeyes"],
+        small=f"builtin:{role}",
         policy="small_only",
         gate=NEVER,
-        settings=Settings(depth=looks, small_boxes="pixels"),
+        settings=Settings(depth=looks),
+        opener=partial(opened, engines),
     )
     async with eyes:
         async for item, outcome in outcomes(eyes, drawn):
@@ -88,9 +90,14 @@ async def evaluate_small(folder: Path, looks: int, drawn: Mapping[str, Item]) ->
                 if isinstance(event, Looked) and item.targets_px:
                     on_one = any(_holds(event.box_px, target) for target in item.targets_px)
                     hits["hard" if item.is_hard else "easy"].append(on_one)
-    await small.aclose()
-    await large.aclose()
+    for engine in engines.values():
+        await engine.aclose()
     return {"right_after_looks": [_shares(marks) for marks in right], "boxes_on": _shares(hits)}
+
+
+async def opened(engines: Mapping[str, Engine], role: str, _: object) -> Engine:
+    """Open nothing: the engines are there, and stay."""
+    return engines[role]
 
 
 def _mark(right: dict[str, list[bool]], item: Item, text: str | None) -> None:
@@ -114,7 +121,7 @@ def _shares(marks: Mapping[str, list[bool]]) -> dict[str, str]:
 def main() -> None:
     """Evaluate, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=("small", "large"))
+    parser.add_argument("role", choices=("small", "closer", "large"))
     parser.add_argument("--folder", type=Path, help="of the model; else the one that ships")
     parser.add_argument(
         "--protocols", nargs="+", choices=tuple(BUILTIN.protocols), default=list(BUILTIN.protocols)
@@ -125,8 +132,8 @@ def main() -> None:
     a = parser.parse_args()
     folder = a.folder or MODELS / a.role
     drawn = {i.query.query_id: i for i in draw_items(a.items, seed=a.seed, stream="calibration")}
-    if a.role == "small":
-        found = [anyio.run(evaluate_small, folder, a.looks, drawn)]
+    if a.role != "large":
+        found = [anyio.run(evaluate_small, a.role, folder, a.looks, drawn)]
     else:
         found = [anyio.run(evaluate_large, folder, name, drawn) for name in a.protocols]
     print(json.dumps({"role": a.role, "items": a.items, "seed": a.seed, "found": found}))

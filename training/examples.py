@@ -91,12 +91,15 @@ def _relation(rng: np.random.Generator, pool: Pool, i: int) -> Asked:
     return ask_relation(rng, pool.crop_things[i]) or _asked(rng, pool, i)
 
 
-def _closer(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
-    asked, crops = _asked(rng, pool, i), (pool.crop_things[i], pool.crop_boxes[i])
-    # Whatever was said first: it must not be copied, nor taken for wrong.
-    doubted = str(rng.choice(asked.options or ("yes", "no")))
-    looks = 2 if rng.random() < TWICE_SHARE else 1
-    return transcripts.looking_closer(asked, crops, doubted=doubted, looks=looks)
+def _closer(ask_about: Asker) -> Maker:
+    def make(rng: np.random.Generator, pool: Pool, i: int) -> Transcript:
+        asked, crops = ask_about(rng, pool, i), (pool.crop_things[i], pool.crop_boxes[i])
+        # Whatever was said first: it must not be copied, nor taken for wrong.
+        doubted = str(rng.choice(asked.options or ("yes", "no")))
+        looks = 2 if rng.random() < TWICE_SHARE else 1
+        return transcripts.looking_closer(asked, crops, doubted=doubted, looks=looks)
+
+    return make
 
 
 MAKERS: dict[str, Maker] = {
@@ -114,7 +117,9 @@ MAKERS: dict[str, Maker] = {
     ),
     "relation": lambda rng, pool, i: transcripts.speculation(_relation(rng, pool, i)),
     "answer": lambda rng, pool, i: transcripts.speculation(_asked(rng, pool, i)),
-    "closer": _closer,
+    "answer_existence": lambda rng, pool, i: transcripts.speculation(_existence(rng, pool, i)),
+    "closer": _closer(_asked),
+    "closer_existence": _closer(_existence),
     "agent": _agent(_single),
     "agent_existence": _agent(_existence),
     "agent_first": _first(_agent(_asked)),

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from speceyes.builtin.scenes import VIEW_PX
-from training.architecture import build_large, build_small
+from training.architecture import build_closer, build_large, build_small
 
 MODELS = Path("src/speceyes/builtin/models")
+ROLES = {"small": build_small, "large": build_large, "closer": build_closer}
 _AREA_PX = VIEW_PX * VIEW_PX
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -65,7 +66,7 @@ def build_model(role: str, tokenizer: Tokenizer) -> nn.Module:
         "<|vision_end|>",
     )
     ids = {name: tokenizer.token_to_id(name) for name in names}
-    return (build_small if role == "small" else build_large)(tokenizer.get_vocab_size(), ids)
+    return ROLES[role](tokenizer.get_vocab_size(), ids)
 
 
 def _processor(role: str, kind: str) -> dict[str, object]:
@@ -99,26 +100,26 @@ def _processor(role: str, kind: str) -> dict[str, object]:
 def main() -> None:
     """Export one role from its language checkpoint."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("small", "large"))
+    parser.add_argument("role", choices=tuple(ROLES))
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, help="the large one's, if it has grown")
     parser.add_argument("--out", type=Path, help="a folder of its own; else it is what ships")
     a = parser.parse_args()
     folder = a.out or MODELS / a.role
     folder.mkdir(parents=True, exist_ok=True)
-    if a.out is not None:
+    if a.out is not None and (MODELS / a.role).exists():
         shutil.copytree(MODELS / a.role, folder, dirs_exist_ok=True)
     if a.tokenizer is not None:
         shutil.copy(a.tokenizer, folder / "tokenizer.json")
     weights = torch.load(a.checkpoint, weights_only=True)["model"]
-    if a.role == "small" and not _fits(weights, folder / "tokenizer.json"):
+    if not _fits(weights, folder / "tokenizer.json"):
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(MODELS / "large" / name, folder / name)
     export(a.role, weights, folder)
 
 
 def _fits(weights: dict[str, torch.Tensor], path: Path) -> bool:
-    # The large model's tokenizer may have grown since the small one was trained.
+    # It may be a new one, or have grown since.
     if not path.exists():
         return False
     return Tokenizer.from_file(str(path)).get_vocab_size() == len(weights["lm_head.weight"])

@@ -174,8 +174,8 @@ def encode_pictures(visual: nn.Module, images: np.ndarray) -> Tensor:
 
 WHOLE_PROMPT_FROM = 0.9  # share of all steps
 VERDICTS = ("yes", "no", "Ġyes", "Ġno")
-VERDICT_WEIGHT = {"small": 1.0, "large": 5.0}
-NUMBER_WEIGHT = {"small": 1.0, "large": 2.0}
+VERDICT_WEIGHT = {"small": 1.0, "large": 5.0, "closer": 1.0}
+NUMBER_WEIGHT = {"small": 1.0, "large": 2.0, "closer": 1.0}
 # Shares of each kind while learning to list, and while learning the real work.
 LISTING = {
     "small": {"list": 1.0},
@@ -183,6 +183,14 @@ LISTING = {
 }
 WORKING = {
     "small": {"list": 0.15, "answer": 0.85},
+    "closer": {
+        "answer": 0.16,
+        "answer_existence": 0.1,
+        "relation": 0.04,
+        "places": 0.08,
+        "closer": 0.36,
+        "closer_existence": 0.26,
+    },
     "large": {
         "list": 0.01,
         "places": 0.06,
@@ -236,7 +244,7 @@ def _speaker(
     visual.eval()
     began = time.monotonic()
     views = encode_pictures(visual, pool.views[:scenes])
-    crops = encode_pictures(visual, pool.crops[:scenes]) if role == "large" else torch.empty(0)
+    crops = encode_pictures(visual, pool.crops[:scenes]) if role != "small" else torch.empty(0)
     torch.save({"views": views, "crops": crops}, path)
     print(f"encoded in {time.monotonic() - began:.0f} s", flush=True)
     return Speaker(tokenizer, views, crops)
@@ -353,9 +361,9 @@ def _show(marks: dict[str, list[float]]) -> str:
 def main() -> None:
     """Train one language model."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("small", "large"))
+    parser.add_argument("role", choices=tuple(WORKING))
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--listing-steps", type=int, required=True)
+    parser.add_argument("--listing-steps", type=int, default=0)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--scenes", type=int, default=9_000)

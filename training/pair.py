@@ -1,9 +1,10 @@
 """Train the built-in pair, all of it: `python -m training.pair` (or `make train`).
 
-Stages: draw the pool; freeze the tokenizer; then for each model vision, language (and, for
-the small one, tuning end to end), export; at last the gate is calibrated. The two
-models train side by side, one thread each on a CPU. Every stage resumes from its own checkpoint,
-so an interrupted run goes on when started again; `--fresh` begins anew.
+Stages: draw the pool; freeze the tokenizer; then for each model vision, language (and, for the
+small one, tuning end to end), export; the closer one is made from the large one; at last the gates
+are calibrated. The small and the large one train side by side, one thread each on a CPU. Every
+stage resumes from its own checkpoint, so an interrupted run goes on when started again; `--fresh`
+begins anew.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ VISION_STEPS = {"small": 4_000, "large": 3_600}
 LANGUAGE_STEPS = {"small": (900, 4_200), "large": (3_000, 9_000)}  # listing, in all
 LANGUAGE_BATCH = {"small": 32, "large": 16}
 TUNE_STEPS = 1_800  # of the small model
+CLOSER_STEPS = 4_600
 
 
 def main() -> None:
@@ -42,6 +44,7 @@ def main() -> None:
     if not (MODELS / "large" / "tokenizer.json").exists():
         train_tokenizer(MODELS / "large")
     _side_by_side([_stages(role, a) for role in ("small", "large")])
+    _side_by_side([_closer_stages(a)])
     _side_by_side([[["calibrate"]]])
 
 
@@ -63,6 +66,16 @@ def _stages(role: str, a: argparse.Namespace) -> list[list[str]]:
         *tune,
         ["export", role, "--checkpoint", str(a.out / f"{last}-{role}.pt")],
     ]
+
+
+def _closer_stages(a: argparse.Namespace) -> list[list[str]]:
+    where = ["--out", str(a.out)]
+    steps = ["--steps", str(CLOSER_STEPS), "--batch", "32", *(["--bf16"] if a.bf16 else [])]
+    run = [*steps, *where, "--device", a.device, "--threads", str(a.threads)]
+    checkpoint = a.out / "language-closer.pt"
+    begin = [] if checkpoint.exists() else [["shrink", *where]]
+    trained = ["language", "closer", *run]
+    return [*begin, trained, ["export", "closer", "--checkpoint", str(checkpoint)]]
 
 
 def _side_by_side(chains: list[list[list[str]]]) -> None:

@@ -1,8 +1,6 @@
 """Third stage: the small model end to end, from pixels, at a low rate; DeepStack wakes up here.
 
 Relations between two things are rare in the questions and slow to learn: they come more often.
-With `--closer` it also learns to say where to look, and to answer from what it then sees; that goes
-on from the shipped weights.
 """
 
 from __future__ import annotations
@@ -16,17 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # the field's own name
 from tokenizers import Tokenizer
-from transformers import Qwen3VLForConditionalGeneration
 
 from training.examples import MAKERS
-from training.export import MODELS, build_model
+from training.export import build_model
 from training.language import Batch, Speaker, hidden_states
-from training.pool import CROPS, Pool, load_pool
-from training.transcripts import VIEW, Transcript
+from training.pool import load_pool
 from training.vision import batched_attention, grid, to_patches
 
 SHARES = {"answer": 0.6, "relation": 0.25, "list": 0.15}
-CLOSER_SHARES = {"answer": 0.2, "relation": 0.1, "list": 0.1, "closer": 0.6}
 
 
 def tune_small(a: argparse.Namespace) -> None:
@@ -36,37 +31,27 @@ def tune_small(a: argparse.Namespace) -> None:
     model = build_model("small", tokenizer).to(a.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01)
     path, start = a.out / "tune-small.pt", 0
-    if a.closer and not path.exists():
-        shipped = Qwen3VLForConditionalGeneration.from_pretrained(MODELS / "small")
-        model.load_state_dict(shipped.float().state_dict())
-    else:
-        saved = torch.load(
-            path if path.exists() else a.out / "language-small.pt", weights_only=True
-        )
-        model.load_state_dict(saved["model"])
+    saved = torch.load(path if path.exists() else a.out / "language-small.pt", weights_only=True)
+    model.load_state_dict(saved["model"])
     if path.exists():
-        if "optimiser" in saved:  # weights alone begin with a fresh one
-            optimiser.load_state_dict(saved["optimiser"])
+        optimiser.load_state_dict(saved["optimiser"])
         start = saved["step"]
-    shares = CLOSER_SHARES if a.closer else SHARES
     pool = load_pool(a.out / "pool", a.seeds)
     batched_attention(model.model.visual, 64)
-    nothing = torch.zeros(len(pool.scenes), CROPS, 16, 1)  # pictures are seen below, not here
-    speaker = Speaker(tokenizer, nothing[:, 0], nothing)
-    began, marks = time.monotonic(), {kind: [0.0, 0.0, 1e-9] for kind in shares}
+    speaker = Speaker(tokenizer, torch.zeros(len(pool.scenes), 16, 1), torch.empty(0))
+    began, marks = time.monotonic(), {kind: [0.0, 0.0, 1e-9] for kind in SHARES}
     for step in range(start, a.steps):
         rng = np.random.default_rng((13, step))
-        kind = str(rng.choice(list(shares), p=list(shares.values())))
+        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
         rate = min(1.0, (step + 1) / 50) * (
             0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / a.steps))
         )
         for group in optimiser.param_groups:
             group["lr"] = a.lr * rate
         rows = rng.integers(0, len(pool.scenes), a.batch)
-        examples = [MAKERS[kind](rng, pool, int(i)) for i in rows]
-        said = speaker.batch(rows, examples).to(a.device)
-        pictures = torch.from_numpy(_pictures(pool, rows, examples)).to(a.device)
-        seen = model.model.visual(to_patches(pictures), grid_thw=grid(len(pictures)).to(a.device))
+        said = speaker.batch(rows, [MAKERS[kind](rng, pool, int(i)) for i in rows]).to(a.device)
+        pictures = torch.from_numpy(pool.views[rows]).to(a.device)
+        seen = model.model.visual(to_patches(pictures), grid_thw=grid(a.batch).to(a.device))
         batch = Batch(said.ids, said.target, said.positions, seen.pooler_output)
         hidden = hidden_states(model, batch, speaker.image, deepstack=seen.deepstack_features)
         taught = batch.target[:, 1:]
@@ -86,7 +71,7 @@ def tune_small(a: argparse.Namespace) -> None:
                 f"{k} loss {x / n:.3f} token {t / n:.4f}" for k, (x, t, n) in marks.items()
             )
             print(f"small {step + 1}/{a.steps} {shown} eta {left / 60:.1f} min", flush=True)
-            marks = {each: [0.0, 0.0, 1e-9] for each in shares}
+            marks = {each: [0.0, 0.0, 1e-9] for each in SHARES}
         if (step + 1) % 200 == 0 or step + 1 == a.steps:
             state = {
                 "model": model.state_dict(),
@@ -97,29 +82,17 @@ def tune_small(a: argparse.Namespace) -> None:
             path.with_suffix(".tmp").replace(path)
 
 
-def _pictures(pool: Pool, rows: np.ndarray, examples: list[Transcript]) -> np.ndarray:
-    # (N, 112, 112, 3): all that the examples show, in order.
-    return np.stack(
-        [
-            pool.views[row] if picture == VIEW else pool.crops[row, picture]
-            for row, example in zip(rows, examples, strict=True)
-            for picture in example.pictures
-        ]
-    )
-
-
 def main() -> None:
     """Tune the small model."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--closer", action="store_true", help="learn to look closer, as well")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--tokenizer", type=Path, default=Path("src/speceyes/builtin/models/small/tokenizer.json")
+        "--tokenizer", type=Path, default=Path("src/speceyes/builtin/models/large/tokenizer.json")
     )
     parser.add_argument("--out", type=Path, default=Path("training/runs"))
     a = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Settings become a live funnel here; no other file names concrete engines, protocols and tools.
+"""Settings become a live funnel here; no other file names concrete protocols, policies and tools.
 
 It refuses to know how any of them works. Who opens an engine closes it: engines given as strings
 are closed on leaving, engines given as objects are their owner's, and may serve others too.
@@ -6,17 +6,13 @@ are closed on leaving, engines given as objects are their owner's, and may serve
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-import anyio
-
+from speceyes.assemble_engines import close_engine, load_engine
 from speceyes.assemble_parts import agent_of, rules_of
 from speceyes.config import (
     DEFAULT_CONCURRENCY,
@@ -37,7 +33,9 @@ from speceyes.engine_names import (
     HttpEngineAt,
     LocalEngineAt,
     PairRole,
+    is_pair,
     parse_engine,
+    small_engine,
 )
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError, EngineUnavailable
@@ -63,9 +61,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Opener: TypeAlias = Callable[[PairRole, EngineSource], Awaitable[Engine]]
 
-_CLOSING_S: Final = 10.0  # an engine gets this long to close, also when cancelled
-_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-
 
 @dataclass(kw_only=True, eq=False)
 class SpecEyes:
@@ -74,7 +69,8 @@ class SpecEyes:
     `gate` and `screen` None: the built-in pair's own. Other engines need a gate of their own, as a
     threshold is valid only for what it was calibrated with, and get a neutral screen. The prompts
     are a release's own wording, for a protocol given by its name. `closer_gate` is for what the
-    small model answers after a closer look; None: the same gate. `http` is for engines on servers,
+    small model answers after a closer look; None: the same gate. With `settings.depth` the small
+    one of the built-in pair is the one that may look closer. `http` is for engines on servers,
     `sandbox` for protocols whose models write code. `opener` opens engines given as strings in
     their place; what it opens stays its own. `shadow` works beside queries and watches the gate.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
@@ -160,9 +156,17 @@ class SpecEyes:
     def _sources(self) -> dict[PairRole, Engine | EngineSource]:
         small, large = self.small, self.large
         return {
-            "small": parse_engine(small, role="small") if isinstance(small, str) else small,
+            "small": self._small_source(small) if isinstance(small, str) else small,
             "large": parse_engine(large, role="large") if isinstance(large, str) else large,
         }
+
+    def _small_source(self, small: str) -> EngineSource:
+        depth = self.settings.depth
+        source = parse_engine(small_engine(small, depth=depth), role="small")
+        if depth > 0 and source == BuiltinEngine("small"):
+            told = "builtin:small answers at first sight only; with a depth, say builtin:closer"
+            raise ConfigError("small", told)
+        return source
 
     async def _assemble(self, stack: AsyncExitStack) -> Funnel:
         from speceyes import prompts
@@ -173,9 +177,10 @@ class SpecEyes:
         for role, source in sources.items():
             if isinstance(source, BuiltinEngine):
                 tuning = await in_thread(partial(with_extra, role, _read_tuning))
-        is_pair = all(source == BuiltinEngine(role) for role, source in sources.items())
+        pair = tuning if is_pair(sources["small"], sources["large"]) else None
+        looks = sources["small"] == BuiltinEngine("closer")
         # What can be refused is refused before any engine is opened.
-        gate, screen = self._specs(tuning if is_pair else None)
+        gate, closer_gate, screen = self._specs(pair, looks=looks)
         tuned = {
             role: tuning if isinstance(source, BuiltinEngine) else None
             for role, source in sources.items()
@@ -194,7 +199,7 @@ class SpecEyes:
             open_pixels=DecodedPictures,
         )
         policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
-        rules = rules_of(gate, screen, settings, closer_gate=self.closer_gate)
+        rules = rules_of(gate, screen, settings, closer_gate=closer_gate)
         return Funnel(parts, rules, policy)
 
     async def _open(
@@ -204,9 +209,8 @@ class SpecEyes:
             case BuiltinEngine() | LocalEngineAt() | HttpEngineAt():
                 if self.opener is not None:
                     return await self.opener(role, source)
-                load = partial(_load, role, source, self.http)
-                engine = await in_thread(partial(with_extra, role, load))
-                stack.push_async_callback(_close, engine)
+                engine = await load_engine(role, source, self.http)
+                stack.push_async_callback(close_engine, engine)
                 return engine
             case _:
                 return source
@@ -223,10 +227,16 @@ class SpecEyes:
         python = PythonTool(protocol.notebook, self.sandbox, unsafe=unsafe, view_size=size)
         return (ZoomTool(), await stack.enter_async_context(python))
 
-    def _specs(self, tuning: Tuning | None) -> tuple[GateSpec, ScreenSpec]:
-        gate, screen = self.gate, self.screen
-        if tuning is not None:
-            gate, screen = gate or tuning.gate, screen or tuning.screen
+    def _specs(
+        self, tuning: Tuning | None, *, looks: bool
+    ) -> tuple[GateSpec, GateSpec | None, ScreenSpec]:
+        gate, closer_gate = self.gate, self.closer_gate
+        if tuning is not None and looks:
+            # A gate of one's own is for both kinds of answer, unless there is a second one.
+            closer_gate = closer_gate or gate or tuning.closer_gate
+            gate = gate or tuning.first_gate
+        elif tuning is not None:
+            gate = gate or tuning.gate
         if gate is None and self.policy not in GATED:
             gate = PAPER  # decides nothing
         if gate is None:
@@ -235,20 +245,22 @@ class SpecEyes:
                 "none is known for these engines, and a threshold is valid only for what it was "
                 "calibrated with; give a GateSpec, or --gate (paper is the published one)",
             )
-        return gate, self._asked(screen or ScreenSpec())
+        return gate, closer_gate, self._screen(tuning)
 
-    def _asked(self, screen: ScreenSpec) -> ScreenSpec:
+    def _screen(self, tuning: Tuning | None) -> ScreenSpec:
         prompt = self.settings.screen_prompt
-        if prompt is None or prompt == screen.prompt:
-            return screen
-        if self.screen is not None:
+        if self.screen is None:
+            # A threshold is valid only for the words it was found with.
+            if tuning is None:
+                return ScreenSpec(prompt=prompt or "paper")
+            return tuning.shared_screen if prompt == "shared" else tuning.screen
+        if prompt is not None and prompt != self.screen.prompt:
             raise ConfigError(
                 "screen_prompt",
-                f"is {prompt}, but the screen given was made for the prompt {screen.prompt!r}; "
-                "leave one of the two out",
+                f"is {prompt}, but the screen given was made for the prompt "
+                f"{self.screen.prompt!r}; leave one of the two out",
             )
-        # A threshold is valid only for the words it was found with.
-        return ScreenSpec(prompt=prompt)
+        return self.screen
 
     def _closer(self, tuning: Tuning | None) -> Closer | None:
         if self.settings.depth == 0:
@@ -308,67 +320,7 @@ def arrange(choices: Choices) -> SpecEyes:
     )
 
 
-@asynccontextmanager
-async def open_engine(
-    name: str, *, role: PairRole = "large", http: HttpSettings = DEFAULT_HTTP
-) -> AsyncGenerator[Engine, None]:
-    """Open one engine by its string, for work outside a funnel. Raises: ConfigError."""
-    source = parse_engine(name, role=role)
-    engine = await in_thread(partial(with_extra, role, partial(_load, role, source, http)))
-    try:
-        yield engine
-    finally:
-        await _close(engine)
-
-
-def _load(field: PairRole, source: EngineSource, http: HttpSettings) -> Engine:
-    match source:
-        case BuiltinEngine(role=role):
-            from speceyes.builtin.pair import load
-
-            return load(role)
-        case LocalEngineAt(source=named):
-            found = _find(field, named)
-            from speceyes.engines.local import LocalEngine
-
-            return LocalEngine.load(found, name=str(source))
-        case HttpEngineAt(base_url=base_url, model=model, key_env=key_env):
-            key = read_key(field, source)
-            from speceyes.engines.http import HttpEngine
-
-            return HttpEngine(base_url, model=model, key=key, key_env=key_env, settings=http)
-        case _:
-            assert_never(source)
-
-
-def _find(field: PairRole, named: str) -> Path | str:
-    folder = Path(named).expanduser()
-    if folder.is_dir():
-        return folder
-    if _HUB_NAME.fullmatch(named):
-        return named
-    raise ConfigError(field, f"there is no directory {named}, and on the hub names are ORG/NAME")
-
-
-def read_key(field: PairRole, source: HttpEngineAt) -> str | None:
-    """Read the key that a server wants, if it wants one. Raises: ConfigError if it is not set."""
-    if source.key_env is None:
-        return None
-    key = os.environ.get(source.key_env, "").strip()
-    if not key:
-        raise ConfigError(
-            field,
-            f"the environment variable {source.key_env}, which is to hold the key, is not set",
-        )
-    return key
-
-
 def _read_tuning() -> Tuning:
     from speceyes.builtin.pair import BUILTIN
 
     return BUILTIN
-
-
-async def _close(engine: Engine) -> None:
-    with anyio.move_on_after(_CLOSING_S, shield=True):
-        await engine.aclose()

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from speceyes.assemble import SpecEyes, arrange, open_engine, read_key
+from speceyes.assemble import SpecEyes, arrange
+from speceyes.assemble_engines import open_engine, read_key
 from speceyes.config import DEFAULT_ENGINE, DEFAULT_POLICY, Settings, check_watched, parse_policy
 from speceyes.engine_names import EngineSource, HttpEngineAt, PairRole, parse_engine
 from speceyes.engines.http import HttpEngine

@@ -1,6 +1,6 @@
 """An engine string says which engine is meant: built in, in a folder, on the hub, or on a server.
 
-    builtin                       builtin:small           builtin:large
+    builtin                       builtin:small           builtin:large           builtin:closer
     local:DIR                     local:ORG/NAME
     http://HOST:PORT/v1#MODEL     https://HOST/v1?key_env=NAME#MODEL
 
@@ -17,10 +17,12 @@ from urllib.parse import SplitResult, urlsplit
 from speceyes.errors import ConfigError
 
 PairRole: TypeAlias = Literal["small", "large"]
+BuiltinName: TypeAlias = Literal["small", "large", "closer"]
 
 ENGINE_CHOICES: Final = (
-    "builtin, builtin:small, builtin:large, local:DIR, local:ORG/NAME, http://HOST:PORT/v1#MODEL "
-    "(or https; ?key_env=NAME before the # names the environment variable with the key)"
+    "builtin, builtin:small, builtin:closer, builtin:large, local:DIR, local:ORG/NAME, "
+    "http://HOST:PORT/v1#MODEL (or https; ?key_env=NAME before the # names the environment "
+    "variable with the key)"
 )
 _SERVERS: Final = frozenset({"http", "https"})
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -33,12 +35,12 @@ _KEY_ADVICE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BuiltinEngine:
-    """One of the two models that come with speceyes."""
+    """One of the models that come with speceyes; "closer" is a small one that may look closer."""
 
-    role: PairRole
+    name: BuiltinName
 
     def __str__(self) -> str:
-        return f"builtin:{self.role}"
+        return f"builtin:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def parse_engine(text: str, *, role: PairRole) -> EngineSource:
     Raises: ConfigError naming the choices; it shows no part of a string that may hold a key.
 
     >>> parse_engine("builtin", role="small")
-    BuiltinEngine(role='small')
+    BuiltinEngine(name='small')
     >>> parse_engine("http://127.0.0.1:8000/v1#Qwen/Qwen3-VL-2B-Instruct", role="small")
     HttpEngineAt(base_url='http://127.0.0.1:8000/v1', model='Qwen/Qwen3-VL-2B-Instruct', ...)
     """
@@ -82,7 +84,7 @@ def parse_engine(text: str, *, role: PairRole) -> EngineSource:
     match (kind, rest):
         case ("builtin", "") if text == "builtin":
             return BuiltinEngine(role)
-        case ("builtin", "small" | "large" as named):
+        case ("builtin", "small" | "large" | "closer" as named):
             return BuiltinEngine(named)
         case ("local", source) if source.strip() and source.isprintable():
             return LocalEngineAt(source)
@@ -91,6 +93,21 @@ def parse_engine(text: str, *, role: PairRole) -> EngineSource:
         case _:
             shown = f"{kind[:20]}:..." if rest else kind[:40]
             raise ConfigError(role, f"{shown!r} is no engine; choose from {ENGINE_CHOICES}")
+
+
+def is_pair(small: object, large: object) -> bool:
+    """Say whether two engines are the built-in pair, whose gates are known."""
+    is_small = small in (BuiltinEngine("small"), BuiltinEngine("closer"))
+    return is_small and large == BuiltinEngine("large")
+
+
+def small_engine(text: str, *, depth: int) -> str:
+    """Name the small engine that is meant: one that may look closer takes a model that can.
+
+    >>> small_engine("builtin", depth=1), small_engine("builtin", depth=0)
+    ('builtin:closer', 'builtin')
+    """
+    return "builtin:closer" if text == "builtin" and depth > 0 else text
 
 
 def model_of(text: str, *, role: PairRole) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 
 from speceyes.config import DEFAULT_ENGINE
-from speceyes.engine_names import model_of
+from speceyes.engine_names import model_of, small_engine
 from speceyes.errors import ConfigError
 from speceyes.gate import GateSpec
 from speceyes.prompts import SCREEN_ID, SCREEN_WITHIN_ID, SPECULATE_ID
@@ -18,10 +18,11 @@ from speceyes.settings_file import Choices
 
 def check_choices(choices: Choices) -> None:
     """See that a gate that was chosen is one for the engines that were. Raises: ConfigError."""
+    small = small_engine(choices.small or DEFAULT_ENGINE, depth=choices.settings.depth)
     if choices.gate is not None:
         check_gate(
             choices.gate,
-            small=choices.small or DEFAULT_ENGINE,
+            small=small,
             large=choices.large or DEFAULT_ENGINE,
             prompt_id=SPECULATE_ID,
         )

@@ -157,6 +157,13 @@ def _parts(insight: Insight) -> dict[str, Any]:
             "malformed": dict(agent.malformed),
             "forced_answers": agent.forced,
         }
+    if insight.accepted is not None:
+        found["accepted"] = {
+            **_share("easy", insight.accepted.easy),
+            **_share("hard", insight.accepted.hard),
+            **_share("right", insight.accepted.right),
+            "by_looks": _keyed(insight.accepted.by_looks),
+        }
     if proposing is not None:
         found["specreason"] = {
             **_share("accepted", proposing.accepted),

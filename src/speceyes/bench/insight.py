@@ -43,6 +43,16 @@ class AgentFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedFigures:
+    """SpecEyes' answers that the gate let pass: of which items, after how many looks, how right."""
+
+    easy: Share
+    hard: Share
+    right: Share
+    by_looks: Mapping[int, int]  # accepted answers by how often the small model had looked closer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProposingFigures:
     """SpecReason's proposals: how many turns there were, and how many were the small model's."""
 
@@ -57,6 +67,7 @@ class Insight:
 
     small: SmallFigures | None
     agent: AgentFigures | None
+    accepted: AcceptedFigures | None
     proposing: ProposingFigures | None
     screened_right: Share | None  # sent to the agent if, and only if, hard
 
@@ -72,6 +83,7 @@ def look_into(entrants: Sequence[Entrant]) -> Insight:
     return Insight(
         small=_small(by.get("small", [])),
         agent=_agent(by.get("baseline", [])),
+        accepted=_accepted(by.get("speceyes", [])),
         proposing=_proposing(by.get("specreason", [])),
         screened_right=Share.of(right) if judged else None,
     )
@@ -135,6 +147,19 @@ def _agent(records: Sequence[Record]) -> AgentFigures | None:
             turn.detail for r in records for turn in r.turns if turn.reply == "malformed"
         ),
         forced=sum(turn.forced for record in records for turn in record.turns),
+    )
+
+
+def _accepted(records: Sequence[Record]) -> AcceptedFigures | None:
+    passed = [(r, said) for r in records if (said := r.speculation) is not None and said.accepted]
+    if not passed:
+        return None
+    taken = {record.item_id for record, _ in passed}
+    return AcceptedFigures(
+        easy=Share.of([r.item_id in taken for r in records if r.is_hard is False]),
+        hard=Share.of([r.item_id in taken for r in records if r.is_hard]),
+        right=Share.of([record.is_right for record, _ in passed]),
+        by_looks=dict(sorted(Counter(len(said.looks) for _, said in passed).items())),
     )
 
 

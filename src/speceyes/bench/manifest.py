@@ -29,8 +29,9 @@ _SHOWN: Final = 6
 class Manifest:
     """What a run is to do, and with what.
 
-    `least_score` is SpecReason's; `prompts` identify the wording of every prompt; `started_at` is
-    when the run was first taken up (ISO 8601, UTC).
+    `closer_gate` is for answers after a closer look; `least_score` is SpecReason's; `prompts`
+    identify the wording of every prompt; `started_at` is when the run was first taken up (ISO 8601,
+    UTC).
     """
 
     suite: SuiteFacts
@@ -50,6 +51,7 @@ class Manifest:
     machine: Machine
     preset: str | None = None
     policy: PolicyName = "serial"
+    closer_gate: GateSpec | None = None
     grader_version: int = field(default=GRADER_VERSION)
     record_version: int = field(default=RECORD_VERSION)
     manifest_version: int = field(default=MANIFEST_VERSION)
@@ -71,6 +73,7 @@ def from_json(text: str) -> Manifest:
                 "suite": SuiteFacts(**raw["suite"]),
                 "methods": tuple(raw["methods"]),
                 "gate": read_table("gate", raw["gate"], GateSpec),
+                "closer_gate": _closer_gate(raw.get("closer_gate")),
                 "screen": read_table("screen", raw["screen"], ScreenSpec),
                 "settings": read_table("settings", raw["settings"], Settings),
                 "machine": _machine(raw["machine"]),
@@ -80,6 +83,10 @@ def from_json(text: str) -> Manifest:
         raise
     except (ValueError, TypeError, KeyError, InputError) as error:
         raise RunFolderError("manifest.json", f"is no manifest of a run ({error})") from error
+
+
+def _closer_gate(raw: object) -> GateSpec | None:
+    return None if raw is None else read_table("closer_gate", raw, GateSpec)
 
 
 def _machine(raw: Mapping[str, Any]) -> Machine:

@@ -227,6 +227,13 @@ def _facts(summary: Summary, insight: Insight) -> Iterator[tuple[str, str]]:
 
 def _parts(insight: Insight) -> Iterator[tuple[str, str]]:
     small, agent, proposing = insight.small, insight.agent, insight.proposing
+    accepted = insight.accepted
+    if accepted is not None:
+        of_kinds = f"easy {_share(accepted.easy)}, hard {_share(accepted.hard)}; "
+        told = of_kinds if accepted.hard.count else ""
+        yield "accepted", f"{told}right {_share(accepted.right)}"
+        if set(accepted.by_looks) != {0}:
+            yield "", _looked(accepted.by_looks)
     if small is not None:
         if small.hard.count:
             guessing = f"guessing gives {_percent(small.chance_hard)}"
@@ -238,6 +245,11 @@ def _parts(insight: Insight) -> Iterator[tuple[str, str]]:
     if proposing is not None:
         told = f"{_share(proposing.accepted)} of {proposing.accepted.count} proposals accepted"
         yield "SpecReason", f"{told}, {proposing.unscored} without a score"
+
+
+def _looked(by_looks: Mapping[int, int]) -> str:
+    named = {0: "at first sight", 1: "after a look"}
+    return ", ".join(f"{n} {named.get(k, f'after {k} looks')}" for k, n in by_looks.items())
 
 
 def _averages(summary: Summary) -> Iterator[str]:

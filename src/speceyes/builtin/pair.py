@@ -1,8 +1,9 @@
-"""The built-in pair: two small trained models in the package, with the settings they were tuned to.
+"""The built-in pair: small trained models in the package, with the settings they were tuned to.
 
 Small is a Qwen3-VL that answers at once; large is a Qwen2.5-VL that zooms by a tool, as DeepEyes
-does, or by code of its own, as Thyme does. The gate and the screen come from
-`models/calibration.json`, written by `training.calibrate`.
+does, or by code of its own, as Thyme does. Closer takes the small one's place where it may look
+closer before it gives way: it has the large one's eyes, and half its layers. Gates and screens come
+from `models/calibration.json`, written by `training.calibrate`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from speceyes.screen import ScreenSpec
 from speceyes.specs import read_gate
 from speceyes.tables import read_table
 
-Role: TypeAlias = Literal["small", "large"]
+Role: TypeAlias = Literal["small", "large", "closer"]
 
 MODELS: Final = Path(__file__).parent / "models"
 CALIBRATION: Final = MODELS / "calibration.json"
@@ -31,16 +32,24 @@ CALIBRATION: Final = MODELS / "calibration.json"
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How the built-in pair is asked and gated; `protocols` by name, the large model's first."""
+    """How the built-in pair is asked and gated; `protocols` by name, the large model's first.
+
+    `gate` is for the small model. Where the closer one takes its place, `first_gate` is for what it
+    answers at first sight and `closer_gate` for what it answers after a look. `shared_screen` asks
+    at the end of the agent's own opening.
+    """
 
     gate: GateSpec
+    first_gate: GateSpec
+    closer_gate: GateSpec
     screen: ScreenSpec
+    shared_screen: ScreenSpec
     protocols: Mapping[str, DeepEyes | Thyme]
     closer: Closer
 
 
 def load(role: Role, *, threads: int = 1) -> LocalEngine:
-    """Load one of the two models, in about a second; at their size more threads do not pay."""
+    """Load one of the models, in about a second; at their size more threads do not pay."""
     return LocalEngine.load(MODELS / role, name=f"builtin:{role}", threads=threads)
 
 
@@ -51,17 +60,23 @@ def view_protocols() -> tuple[DeepEyes, Thyme]:
 
 
 def closer() -> Closer:
-    """Let the small model look closer, in pixels of the one view that it knows."""
+    """Let a small model look closer, in pixels of the one view that it knows."""
     area_px = VIEW_PX * VIEW_PX
     return Closer(extent=None, min_px=area_px, max_px=area_px, factor=28)
 
 
 def read_tuning(path: Path = CALIBRATION) -> Tuning:
-    """Read the gate and the screen that were chosen on calibration seeds."""
+    """Read the gates and screens that were chosen on calibration seeds."""
     written = json.loads(path.read_text(encoding="utf-8"))
-    screen = read_table("screen", written["screen"], ScreenSpec)
-    protocols = {protocol.name: protocol for protocol in view_protocols()}
-    return Tuning(read_gate(written), screen, protocols, closer())
+    return Tuning(
+        gate=read_gate(written),
+        first_gate=read_table("first_gate", written["first_gate"], GateSpec),
+        closer_gate=read_table("closer_gate", written["closer_gate"], GateSpec),
+        screen=read_table("screen", written["screen"], ScreenSpec),
+        shared_screen=read_table("shared_screen", written["shared_screen"], ScreenSpec),
+        protocols={protocol.name: protocol for protocol in view_protocols()},
+        closer=closer(),
+    )
 
 
 BUILTIN: Final = read_tuning()

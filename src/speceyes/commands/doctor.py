@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from speceyes.commands.choosing import chosen
 from speceyes.commands.exits import EXIT_FAILED, named_errors
 from speceyes.config import DEFAULT_ENGINE
-from speceyes.engine_names import BuiltinEngine, PairRole, parse_engine
+from speceyes.engine_names import PairRole, is_pair, parse_engine
 from speceyes.gate import PAPER
 from speceyes.settings_file import Choices
 
@@ -83,10 +83,10 @@ def run_doctor(choices: Choices, *, as_json: bool) -> int:
 def with_some_gate(choices: Choices) -> Choices:
     """Where engines have no gate yet, take the published one: a visit comes before calibration."""
     named: dict[PairRole, str | None] = {"small": choices.small, "large": choices.large}
-    is_builtin = all(
-        parse_engine(name or DEFAULT_ENGINE, role=role) == BuiltinEngine(role)
-        for role, name in named.items()
-    )
+    sources = {
+        role: parse_engine(name or DEFAULT_ENGINE, role=role) for role, name in named.items()
+    }
+    is_builtin = is_pair(sources["small"], sources["large"])
     return choices if is_builtin or choices.gate is not None else replace(choices, gate=PAPER)
 
 

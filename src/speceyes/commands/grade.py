@@ -89,7 +89,7 @@ def by_rules(path: Path) -> None:
 
 
 async def _by_model(path: Path, grader: str, concurrency: int, progress: "LiveProgress") -> None:
-    from speceyes.assemble import open_engine
+    from speceyes.assemble_engines import open_engine
     from speceyes.bench.folder import add_grade, key_of, read_run
     from speceyes.bench.model_grader import ModelGrader
 

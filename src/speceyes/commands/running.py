@@ -195,6 +195,7 @@ def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
         protocol=parts.agent.protocol.name,
         policy=_policy(job),
         gate=rules.gate,
+        closer_gate=rules.closer_gate if rules.depth else None,
         screen=rules.screen,
         settings=job.choices.settings,
         least_score=job.least_score,

@@ -14,6 +14,7 @@ from speceyes.events import (
     Event,
     FellBack,
     Gated,
+    Looked,
     Phase,
     PhaseEnded,
     PhaseStarted,
@@ -32,8 +33,9 @@ Corners: TypeAlias = tuple[int, int, int, int, int]  # left, top, right, bottom 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One phase, turn of the agent or tool call. Times count from the query's start.
 
-    None: does not apply, or was not measured. `said` is what the agent's turn was read as; `note`
-    is a verdict's or a fallback's reason, a malformed call's, or the name of an error.
+    None: does not apply, or was not measured. `boxes` are where a tool looked, or a small model
+    that looked closer. `said` is what the agent's turn was read as; `note` is a verdict's or a
+    fallback's reason, a malformed call's, or the name of an error.
     """
 
     kind: StepKind
@@ -101,8 +103,11 @@ def _note(event: Event, found: dict[Phase, dict[str, object]]) -> None:
     match event:
         case Screened(p_tool=p_tool, generation=generation):
             found["screen"] = {**_cost(generation), "p_tool": p_tool}
+        case Looked(generation=generation, box_px=box_px):
+            boxes = () if box_px is None else (_corners(box_px),)
+            found["speculate"] = {**_cost(generation), "boxes": boxes}
         case Speculated(generation=generation):
-            found["speculate"] = _cost(generation)
+            found["speculate"] = _further(found.get("speculate", {}), _cost(generation))
         case Gated(verdict=verdict):
             found["gate"] = {
                 "score": verdict.score,
@@ -158,6 +163,16 @@ def _tool(event: ToolFinished, *, began_s: float) -> Step:
 
 def _corners(box: Box) -> Corners:
     return (box.left_px, box.top_px, box.right_px, box.bottom_px, box.picture_index)
+
+
+def _further(before: dict[str, object], cost: dict[str, object]) -> dict[str, object]:
+    # A model that says where to look, and then what it sees, costs both in one phase.
+    summed = {
+        name: before[name] + value  # type: ignore[operator]
+        for name, value in cost.items()
+        if isinstance(value, int) and isinstance(before.get(name), int)
+    }
+    return {**before, **cost, **summed}
 
 
 def _cost(generation: Generation) -> dict[str, object]:

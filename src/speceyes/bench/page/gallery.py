@@ -14,6 +14,7 @@ from typing import Final
 
 from speceyes.bench.items import Entry, Spoiled, Suite
 from speceyes.bench.page.thumbnails import make_small
+from speceyes.bench.records import Look as CloserLook
 from speceyes.bench.records import Method, Record, Turn
 from speceyes.bench.summary import Entrant
 from speceyes.errors import InputError, PictureError
@@ -46,12 +47,26 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Closer:
+    """A closer look of the small model, and what it then saw, as a data URI."""
+
+    look: CloserLook
+    crop: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Telling:
     """What one entrant made of the item, by its label."""
 
     label: str
     record: Record
     looks: tuple[Look, ...]
+    closer: tuple[Closer, ...]
+
+    @property
+    def boxes_px(self) -> tuple[Box, ...]:
+        """Where it zoomed or looked closer."""
+        return _boxes(self.record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class Card:
     def boxed(self) -> Telling | None:
         """Whose boxes are drawn: ours, or those of whoever zoomed if ours needed none."""
         tellings = (self.ours, *self.others)
-        return next((t for t in tellings if any(look.turn.boxes_px for look in t.looks)), None)
+        return next((telling for telling in tellings if telling.boxes_px), None)
 
 
 def foremost(entrants: Sequence[Entrant]) -> Entrant | None:
@@ -171,7 +186,7 @@ def _card(told: Mapping[str, Record], item: Entry) -> Card:
         return _bare(told, str(item.error))
     if (item.query.question, item.answer) != (record.question, record.truth):
         return _bare(told, "the suite asks something else under this name now")
-    boxes = list(dict.fromkeys(b for r in told.values() for t in r.turns for b in t.boxes_px))
+    boxes = list(dict.fromkeys(box for record in told.values() for box in _boxes(record)))
     scenes: list[Scene] = []
     crops: _Small = {}
     for index, picture in enumerate(item.query.pictures):
@@ -193,9 +208,23 @@ def _put_together(
     told: Mapping[str, Record], crops: _Small, *, scenes: tuple[Scene, ...], absent: str | None
 ) -> Card:
     ours, *others = (
-        Telling(label, record, _looks(record, crops)) for label, record in told.items()
+        Telling(label, record, _looks(record, crops), _closer(record, crops))
+        for label, record in told.items()
     )
     return Card(ours=ours, others=tuple(others), scenes=scenes, absent=absent)
+
+
+def _boxes(record: Record) -> tuple[Box, ...]:
+    looked = record.speculation.looks if record.speculation else ()
+    closer = [look.box_px for look in looked if look.box_px is not None]
+    return (*closer, *(box for turn in record.turns for box in turn.boxes_px))
+
+
+def _closer(record: Record, crops: _Small) -> tuple[Closer, ...]:
+    looked = record.speculation.looks if record.speculation else ()
+    return tuple(
+        Closer(look, None if look.box_px is None else crops.get(look.box_px)) for look in looked
+    )
 
 
 def _looks(record: Record, crops: _Small) -> tuple[Look, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from speceyes.bench.comparison import Comparison
 from speceyes.bench.grade import grade
 from speceyes.bench.items import Suite
+from speceyes.bench.manifest import Manifest
 from speceyes.bench.page.calibrated import Holding, holding_of
 from speceyes.bench.page.charts import Bars, Densities, draw_counts, draw_densities, draw_phases
 from speceyes.bench.page.curves import (
@@ -90,12 +91,18 @@ class Spoils:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """All that a page shows of one suite. `gate` is that of whoever is gated, if anyone is."""
+    """All that a page shows of one suite. `gate` is that of whoever is gated, if anyone is.
+
+    `looked`: where the gate was in doubt a small model looked closer, with `closer_gate` from then
+    on, so that nothing can be said of other gates.
+    """
 
     comparison: Comparison
     tones: Mapping[str, str]  # by label
     letters: Mapping[str, str]  # by label
     gate: GateSpec | None
+    closer_gate: GateSpec | None
+    looked: bool
     timings: Mapping[str, list[Timing]]
     phases: Bars | None
     depths: Bars
@@ -142,33 +149,38 @@ def lay_out(
 ) -> Section:
     """Lay out a comparison, with the suite for its pictures, or the reason why there is none."""
     entrants, summary = comparison.entrants, comparison.summary
-    tones, gate = _tones(entrants), _gate(comparison)
-    answers = _scored(_said(comparison), gate)
-    ours = [] if gate is None else answers.get(gate.aggregation, [])
-    rescored = None if gate is None else _few(sweep(comparison.cases, gate))
+    tones, gated = _tones(entrants), _gated(comparison)
+    gate = None if gated is None else gated.gate
+    looked = any(manifest.settings.depth > 0 for manifest in comparison.manifests.values())
+    judged = None if looked else gate  # what other gates would have said can be told of this one
+    answers = _scored(_said(comparison), judged)
+    ours = [] if judged is None else answers.get(judged.aggregation, [])
+    rescored = None if judged is None else _few(sweep(comparison.cases, judged))
     contenders = _contenders(comparison, tones)
     front = list(contenders.values())
     depths = {label: figures.depths for label, figures in summary.overall.figures.items()}
     deepest = max((depth for counts in depths.values() for depth in counts), default=0)
-    scores = [score for score, _ in ours]
+    scores = [score for score, _ in ours] or _last_scores(entrants)
     return Section(
         comparison=comparison,
         tones=tones,
         letters=_letters(entrants),
         gate=gate,
+        closer_gate=None if gated is None else gated.closer_gate,
+        looked=looked,
         timings={label: _timings(records) for label, records in in_common(entrants).items()},
         phases=draw_phases(summary.overall.figures),
         depths=draw_counts(depths, range(deepest + 1)),
-        densities={} if gate is None else _densities(answers, gate),
+        densities={} if judged is None else _densities(answers, judged),
         scored=len(ours),
         sweep=rescored,
         curves=None if rescored is None else over_thresholds(rescored, rescored.spec.threshold),
-        ks=_over_k(comparison.cases, gate),
+        ks=_over_k(comparison.cases, judged),
         concurrencies=over_concurrency(_families(entrants, contenders)),
-        ranks=None if gate is None else over_ranks(ours, gate.threshold),
+        ranks=None if judged is None else over_ranks(ours, judged.threshold),
         window=rolling_window(len(ours)),
         front=draw_front(front, rescored),
-        scores=_scores(comparison, gate),
+        scores=_scores(comparison, judged),
         holdings=holding_of(comparison, gates),
         proposals=_proposals(comparison),
         least_score=_least_score(comparison),
@@ -197,10 +209,15 @@ def _letters(entrants: Sequence[Entrant]) -> dict[str, str]:
     return {e.label: ascii_lowercase[n % len(ascii_lowercase)] for n, e in enumerate(entrants)}
 
 
-def _gate(comparison: Comparison) -> GateSpec | None:
+def _gated(comparison: Comparison) -> Manifest | None:
     # Whoever is gated goes first; the small model's scores are looked at even where nobody is.
     ranked = [m for wanted in ("speceyes", "small") for m in [comparison.summary.label_of(wanted)]]
-    return next((comparison.manifests[label].gate for label in ranked if label is not None), None)
+    return next((comparison.manifests[label] for label in ranked if label is not None), None)
+
+
+def _last_scores(entrants: Sequence[Entrant]) -> list[float]:
+    said = [record.speculation for entrant in entrants for record in entrant.records]
+    return [each.score for each in said if each is not None and each.score is not None]
 
 
 def _said(comparison: Comparison) -> list[tuple[Generation, bool]]:
