@@ -172,6 +172,27 @@ async def test_a_full_disk_is_told_and_no_more(monkeypatch, caplog, tmp_path):
     assert "cannot keep a record" in caplog.text
 
 
+async def test_left_before_its_work_began_it_has_none_and_can_be_used_again():
+    shadow = Shadow(AUDIT)
+    for _ in range(2):
+        async with eyes_with(shadow) as eyes:
+            await eyes.answer(ask())
+            assert shadow.in_flight == 1
+        assert shadow.in_flight == 0
+        with anyio.fail_after(5.0):
+            await shadow.drain()
+
+
+async def test_any_number_may_wait_for_it():
+    shadow = Shadow(AUDIT)
+    with anyio.fail_after(10.0):
+        async with eyes_with(shadow) as eyes:
+            await eyes.answer(ask())
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(shadow.drain)
+
+
 @asynccontextmanager
 async def slow(settings, plan=AGREES, *, policy=serial, **engine):
     """Open a shadow over a funnel whose engines take their time, and hear of all it answers."""

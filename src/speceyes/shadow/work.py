@@ -105,7 +105,7 @@ class Shadow:
         self._setup: Setup | None = None
         self._slots: deque[_Slot] = deque()
         self._in_flight = 0
-        self._idle: anyio.Event | None = None
+        self._ended: anyio.Event | None = None  # somebody waits for work to end
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Shadow:
@@ -136,8 +136,8 @@ class Shadow:
     async def drain(self) -> None:
         """Wait until no work is under way; bound the wait with anyio.move_on_after."""
         while self._in_flight:
-            self._idle = anyio.Event()
-            await self._idle.wait()
+            self._ended = self._ended or anyio.Event()
+            await self._ended.wait()
 
     def over(
         self,
@@ -222,8 +222,9 @@ class Shadow:
             _LOG.exception("model=%s message=%r", self.name, "shadow work failed")
         finally:
             self._in_flight -= 1
-            if self._idle is not None:
-                self._idle.set()
+            ended, self._ended = self._ended, None
+            if ended is not None:
+                ended.set()
 
     async def _check(self, heard: Heard, slot: _Slot) -> None:
         try:
