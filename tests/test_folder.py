@@ -54,6 +54,14 @@ def test_what_was_kept_is_read_back_as_it_was(tmp_path):
     assert (run.records, run.manifest, run.name, run.missing) == (WHOLE, ASKED, "one", 0)
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0b", "\x1c", "\r", "\n"])
+def test_whatever_a_model_says_is_one_line(tmp_path, end):
+    record = replace(WHOLE[0], text=f"two{end}lines")
+    with open_folder(tmp_path, ASKED) as folder:
+        folder.add(record)
+    assert read_run(tmp_path).records == (record,)
+
+
 def test_a_line_is_on_its_way_to_the_disk_once_add_returns(tmp_path):
     with open_folder(tmp_path, ASKED) as folder:
         for count, record in enumerate(WHOLE, 1):

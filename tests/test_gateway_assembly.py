@@ -1,18 +1,24 @@
 """A plan made live: engines on servers, each opened once, told by its model's name."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from speceyes.assemble_gateway import open_gateway
+from speceyes.bench.calibrating import calibrate
+from speceyes.calibration.certificate import Certified, to_json
 from speceyes.errors import ConfigError
+from speceyes.gate import GateSpec
 from speceyes.gateway.app import inner_app
 from speceyes.gateway.settings_file import plan_of
+from speceyes.specs import gate_id
 from tests.asgi import Client
 from tests.gateway_rig import body, text_body
 from tests.stub_server import last_text, refusal, say, serving
+from tests.test_calibrating import WISH, a_run
 
 pytestmark = pytest.mark.anyio
 
@@ -178,3 +184,21 @@ async def test_without_a_gate_there_is_nothing_to_watch(policy):
         async with open_gateway(watched("http://127.0.0.1:9/v1", policy)):
             pass
     assert caught.value.field == "routes.speceyes.shadow.mode"
+
+
+async def test_a_gates_certificate_is_shown_and_its_scores_are_held_against(tmp_path):
+    made = await anyio.to_thread.run_sync(lambda: calibrate([a_run()], WISH))
+    gate = GateSpec(threshold=1.0, k=16)
+    own = replace(made.certificate, gate_id=gate_id(gate))
+    (tmp_path / "gate.json").write_text(to_json(Certified(gate, own)))
+    url = "http://127.0.0.1:9/v1"
+    told = WATCHED.format(url=url, policy="serial").replace(
+        "gate = { threshold = 1.0, k = 16 }", 'gate = "gate.json"'
+    )
+    plan = plan_of(tomllib.loads(told), tmp_path, flags={})
+    async with open_gateway(plan) as gateway, gateway.observer.open():
+        shown = (await Client(inner_app(gateway)).get("/v1/stats")).json()
+    one = shown["calibrated"]["speceyes"]
+    assert (one["made_at"], one["max_loss"]) == (WISH.made_at, WISH.max_loss)
+    assert one["sources"] == [f"{source.items} of {source.suite}" for source in own.sources]
+    assert shown["now"]["shadows"]["speceyes"]["drift_from"] == "calibration"

@@ -17,8 +17,8 @@ from speceyes.gateway.metrics import expose
 from speceyes.gateway.reports import Report, put_together
 from speceyes.gateway.series import COUNTERS, GAUGES, HISTOGRAMS, SERIES
 from speceyes.gateway.settings import DEFAULT_PORT
-from speceyes.gateway.shadowing import Watched
 from speceyes.gateway.stats import Stats, Tally, merge
+from speceyes.shadow.watch import Watched
 from tests.gateway_stories import MODELS, NOON_S, draw_many
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -61,13 +61,19 @@ TORCH = ("numpy", "PIL", "jinja2", "safetensors", "tokenizers", "torch", "transf
 # relative to `speceyes`; the first room with a matching one counts.
 ROOMS: dict[str, Room] = {
     "nouns": Room(
-        ("types", "earlier", "errors", "notebook", "tables", "meter", "load"),
+        ("types", "earlier", "errors", "generations", "notebook", "tables", "meter", "load"),
         (),
         ("numpy",),
         pure=True,
     ),
     "gate": Room(("gate", "screen", "specs"), ("nouns",), ("numpy",), pure=True),
     "calibration": Room(("calibration", "calibration.*"), ("nouns", "gate"), ("numpy",), pure=True),
+    # Shadow mode's pure part: settings, what is watched, what is written down.
+    "watch": Room(
+        ("shadow.settings", "shadow.watch", "shadow.records"),
+        ("nouns", "gate", "calibration"),
+        pure=True,
+    ),
     "story": Room(("events",), ("nouns", "gate"), pure=True),
     "protocols": Room(("prompts", "protocols", "protocols.*"), ("nouns",), pure=True),
     "tools": Room(
@@ -108,7 +114,7 @@ ROOMS: dict[str, Room] = {
     "wire": Room(("engines.wire", "engines.wire.*"), ("nouns",), ("msgspec", "numpy"), pure=True),
     "config": Room(
         ("config", "engine_names", "extras", "gate_match", "settings_file"),
-        ("nouns", "gate", "protocols", "tools", "wire"),
+        ("nouns", "gate", "calibration", "protocols", "tools", "wire"),
     ),
     "pictures": Room(("pictures",), ("nouns",), ("numpy", "PIL")),
     # What runs in another process, where nothing else of speceyes is.
@@ -129,6 +135,7 @@ ROOMS: dict[str, Room] = {
     # The gateway's pure part: JSON to values and back, settings, what is counted.
     "exchange": Room(
         (
+            "gateway.calibrated",
             "gateway.figures",
             "gateway.measures",
             "gateway.observing",
@@ -143,7 +150,7 @@ ROOMS: dict[str, Room] = {
             "gateway.wire",
             "gateway.wire.*",
         ),
-        ("nouns", "gate", "calibration", "story"),
+        ("nouns", "gate", "calibration", "watch", "story"),
         ("msgspec",),
         pure=True,
     ),
@@ -155,6 +162,11 @@ ROOMS: dict[str, Room] = {
     "orchestration": Room(
         ("agent", "phases", "policies", "policies.*", "funnel", "specreason"),
         ("nouns", "gate", "story"),
+        ("anyio",),
+    ),
+    "shadow": Room(
+        ("shadow", "shadow.*"),
+        ("nouns", "gate", "calibration", "watch", "story", "scores", "orchestration"),
         ("anyio",),
     ),
     "replay": Room(("engines", "engines.replay"), ("nouns",), ("anyio", "numpy")),
@@ -173,7 +185,7 @@ ROOMS: dict[str, Room] = {
     "pair": Room(("builtin", "builtin.pair"), (*PURE, "pictures", "local"), ("anyio", *TORCH)),
     "apps": Room(
         ("bench", "bench.*", "doctor", "doctor.*", "plan", "plan.*"),
-        (*PURE, "scores", "config", "pictures", "suites", "orchestration", "replay"),
+        (*PURE, "watch", "scores", "config", "pictures", "suites", "orchestration", "replay"),
         ("PIL", "anyio", "jinja2", "numpy", "rich"),
     ),
     "gateway": Room(
@@ -188,7 +200,9 @@ ROOMS: dict[str, Room] = {
             "config",
             "pictures",
             "exchange",
+            "watch",
             "orchestration",
+            "shadow",
             "http",
         ),
         (
@@ -204,16 +218,18 @@ ROOMS: dict[str, Room] = {
         ),
     ),
     "assembly": Room(
-        ("assemble", "assemble_engines", "assemble_gateway"),
+        ("assemble", "assemble_engines", "assemble_gateway", "assemble_parts"),
         (
             *PURE,
             "wire",
             "config",
             "pictures",
             "exchange",
+            "watch",
             "gateway",
             "code",
             "orchestration",
+            "shadow",
             "replay",
             "http",
             "local",
@@ -222,7 +238,18 @@ ROOMS: dict[str, Room] = {
         ("anyio",),
     ),
     "front": Room(
-        ("",), ("nouns", "gate", "story", "config", "orchestration", "pictures", "assembly")
+        ("",),
+        (
+            "nouns",
+            "gate",
+            "watch",
+            "story",
+            "config",
+            "orchestration",
+            "shadow",
+            "pictures",
+            "assembly",
+        ),
     ),
     "cli": Room(
         ("cli", "commands", "commands.*", "__main__"),
@@ -232,6 +259,7 @@ ROOMS: dict[str, Room] = {
             "config",
             "pictures",
             "suites",
+            "watch",
             "exchange",
             "orchestration",
             "apps",

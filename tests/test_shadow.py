@@ -16,18 +16,29 @@ from speceyes.calibration.audit import Seen
 from speceyes.calibration.thresholds import closed
 from speceyes.engines.replay import Take, scripted, scripted_screen
 from speceyes.errors import ConfigError
-from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.gateway.figures import Model
 from speceyes.gateway.metrics import expose
 from speceyes.gateway.observer import Watcher
 from speceyes.gateway.reports import overview
-from speceyes.gateway.settings import GatewaySettings, RouteSettings, ShadowSettings
+from speceyes.gateway.settings import GatewaySettings, RouteSettings
 from speceyes.gateway.settings_file import plan_of
-from speceyes.gateway.shadow import Heard, Shadow
-from speceyes.gateway.shadowing import begin, checked, edges_above, put_together, scored, watched
+from speceyes.gateway.shadowing import put_together
+from speceyes.shadow.settings import ShadowSettings
+from speceyes.shadow.watch import begin, checked, edges_above, scored, watched
+from speceyes.shadow.work import Heard, Shadow
 from tests.gateway_rig import a_gateway, body
-from tests.stand_ins import ACCEPTED, GATE, NEEDS_TOOL, Plan, a_funnel, a_query, engines, turns
+from tests.stand_ins import (
+    ACCEPTED,
+    GATE,
+    NEEDS_TOOL,
+    REJECTED,
+    Plan,
+    a_funnel,
+    a_query,
+    engines,
+    turns,
+)
 
 virtual = [pytest.mark.anyio, pytest.mark.virtual_time]
 AUDIT = ShadowSettings(mode="audit", share=1.0, max_loss=0.05)
@@ -47,11 +58,15 @@ async def a_shadow(settings, plan=AGREES, *, seed=1, **more):
     """Open a shadow on a funnel of scripted engines, and count what it tells."""
     small, large = engines(plan)
     funnel = a_funnel(small, large)
-    shadow = Shadow("speceyes", settings, GATE, draw=random.Random(seed).random, **more)
     told = Counter()
-    shadow.tell = lambda outcome, usage: told.update([outcome])
+    shadow = Shadow(
+        settings,
+        draw=random.Random(seed).random,
+        tell=lambda outcome, usage: told.update([outcome]),
+        **more,
+    )
+    watching = shadow.over(funnel)
     async with shadow:
-        watching = Funnel(funnel.parts, funnel.rules, shadow.watching(funnel.policy))
         yield shadow, watching, told
 
 
@@ -100,12 +115,48 @@ class TestNothingIsServed:
             shown = next(iter(rig.gateway.routes)).shadow.watched()
             assert (shown.queries, shown.accepted, shown.differing) == (1, 1, 1)
 
+    async def test_a_stream_is_sent_whole_before_the_agent_is_asked(self):
+        async with a_gateway(ACCEPTED, route=RouteSettings(shadow=AUDIT)) as rig:
+            shadow, began_s = next(iter(rig.gateway.routes)).shadow, anyio.current_time()
+            reply = await rig.client.post(body(stream=True))
+            assert reply.is_whole
+            assert reply.events()[-1] == "[DONE]"
+            assert anyio.current_time() - began_s == 3.0
+            assert rig.witness.end.route == "speculative"
+            await shadow.drain()
+            assert anyio.current_time() - began_s == 8.0
+            assert (shadow.watched().checked, shadow.watched().differing) == (1, 1)
+
+    async def test_observe_streams_the_agents_answer(self):
+        settings = ShadowSettings(mode="observe")
+        async with a_gateway(ACCEPTED, route=RouteSettings(shadow=settings)) as rig:
+            shadow = next(iter(rig.gateway.routes)).shadow
+            reply = await rig.client.post(body(stream=True))
+            said = [e["choices"][0]["delta"].get("content") for e in reply.events()[:-1]]
+            assert "".join(filter(None, said)) == "large"
+            await shadow.drain()
+            assert shadow.watched().queries == 1
+
+    async def test_a_client_that_leaves_in_mid_stream_leaves_nothing_to_check(self):
+        for mode in ("audit", "observe"):
+            settings = ShadowSettings(mode=mode, share=1.0)
+            async with a_gateway(REJECTED, route=RouteSettings(shadow=settings)) as rig:
+                shadow = next(iter(rig.gateway.routes)).shadow
+                await rig.client.post(body(stream=True), leaves_after_s=4.0)
+                assert rig.witness.end.route == "cancelled"
+                await anyio.sleep(20)
+                assert (shadow.in_flight, shadow.watched().queries) == (0, 0)
+
     async def test_an_engine_that_is_down_is_left_alone(self):
         async with a_gateway(ACCEPTED, route=RouteSettings(shadow=AUDIT)) as rig:
             route = next(iter(rig.gateway.routes))
+            accepted = Heard(a_query(), await route.funnel.answer(a_query()), route.funnel)
+            route.shadow.hear(accepted)
+            assert route.shadow.in_flight == 1
+            await route.shadow.drain()
             for _ in range(rig.gateway.settings.breaker.failures):
                 route.small.breaker.end("failed", is_trial=False)
-            route.shadow._begin(None, is_busy=False)
+            route.shadow.hear(accepted)
             assert route.shadow.in_flight == 0
 
 
@@ -130,7 +181,7 @@ class TestBounds:
             assert (shadow.in_flight, told["dropped"]) == (0, 1)
 
     async def test_queries_behind_a_slow_check_wait_in_a_bounded_line(self, monkeypatch):
-        monkeypatch.setattr("speceyes.gateway.shadow._MOST_SLOTS", 3)
+        monkeypatch.setattr("speceyes.shadow.work._MOST_SLOTS", 3)
         settings = ShadowSettings(mode="audit", share=1.0)
         async with a_shadow(settings) as (shadow, funnel, _told):
             answer = await funnel.answer(a_query())

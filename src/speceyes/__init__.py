@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from speceyes.pictures import PictureLimits as PictureLimits
     from speceyes.pictures import open_picture as open_picture
     from speceyes.screen import ScreenSpec as ScreenSpec
+    from speceyes.shadow.settings import ShadowSettings as ShadowSettings
+    from speceyes.shadow.watch import Watched as Watched
+    from speceyes.shadow.work import Shadow as Shadow
     from speceyes.types import Engine as Engine
     from speceyes.types import Evidence as Evidence
     from speceyes.types import GenerateRequest as GenerateRequest
@@ -58,12 +61,15 @@ _HOME = {
     "Query": "types",
     "ScreenSpec": "screen",
     "Settings": "config",
+    "Shadow": "shadow.work",
+    "ShadowSettings": "shadow.settings",
     "SpecEyes": "assemble",
     "SpecEyesError": "errors",
     "Tool": "types",
     "ToolProtocol": "types",
     "Usage": "types",
     "Verdict": "gate",
+    "Watched": "shadow.watch",
     "fold": "events",
     "judge": "gate",
     "open_picture": "pictures",

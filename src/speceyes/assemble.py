@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from speceyes.agent import Agent
 from speceyes.assemble_engines import close_engine, load_engine
+from speceyes.assemble_parts import agent_of, rules_of
 from speceyes.config import (
     DEFAULT_CONCURRENCY,
     DEFAULT_ENGINE,
@@ -23,6 +23,7 @@ from speceyes.config import (
     GATED,
     Settings,
     check_screen_by,
+    check_watched,
     parse_policy,
     parse_protocol,
 )
@@ -42,16 +43,17 @@ from speceyes.events import Answer, Event
 from speceyes.extras import with_extra
 from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
-from speceyes.gate_match import check_choices
+from speceyes.gate_match import check_choices, prompt_ids
 from speceyes.notebook import WritesCode
-from speceyes.phases import Parts, Rules, in_thread
+from speceyes.phases import Parts, in_thread
 from speceyes.policies.named import make_policy
 from speceyes.protocols import make_protocol
 from speceyes.protocols.closer import Closer
 from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
+from speceyes.shadow.work import Shadow
 from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
-from speceyes.types import Budget, Engine, Query, Tool, ToolProtocol
+from speceyes.types import Engine, Query, Tool, ToolProtocol
 
 if TYPE_CHECKING:
     from speceyes.builtin.pair import Tuning
@@ -70,7 +72,7 @@ class SpecEyes:
     small model answers after a closer look; None: the same gate. With `settings.depth` the small
     one of the built-in pair is the one that may look closer. `http` is for engines on servers,
     `sandbox` for protocols whose models write code. `opener` opens engines given as strings in
-    their place; what it opens stays its own.
+    their place; what it opens stays its own. `shadow` works beside queries and watches the gate.
     Raises: ConfigError for a name that is unknown, when made; for a gate that is missing, a
     directory that does not exist, a key that is not set, an extra that is not installed or a
     sandbox that cannot be had, when entered.
@@ -89,12 +91,16 @@ class SpecEyes:
     system_prompt: str | None = None
     user_prompt: str | None = None
     opener: Opener | None = None
+    shadow: Shadow | None = None
     _funnel: Funnel | None = field(default=None, init=False, repr=False)
     _opened: AsyncExitStack | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._sources()
-        check_screen_by(self.settings.screen_by, parse_policy(self.policy))
+        policy = parse_policy(self.policy)
+        check_screen_by(self.settings.screen_by, policy)
+        if self.shadow is not None:
+            check_watched(policy)
         if isinstance(self.protocol, str):
             parse_protocol(self.protocol)
 
@@ -103,6 +109,11 @@ class SpecEyes:
             raise EngineUnavailable("SpecEyes", "is open already; make another one")
         async with AsyncExitStack() as stack:
             funnel = await self._assemble(stack)
+            if self.shadow is not None:
+                system, user = self.system_prompt, self.user_prompt
+                prompts = prompt_ids(funnel.rules.screen, system=system, user=user)
+                funnel = self.shadow.overheard(funnel, prompts=prompts)
+                await stack.enter_async_context(self.shadow)
             self._funnel = await stack.enter_async_context(funnel)
             self._opened = stack.pop_all()
         return self
@@ -182,13 +193,13 @@ class SpecEyes:
         parts = Parts(
             small=small,
             screener={"large": large, "small": small}.get(settings.screen_by),
-            agent=_agent(large, protocol, settings, tools=tools),
+            agent=agent_of(large, protocol, settings, tools=tools),
             closer=self._closer(tuned["small"]),
             prompts=prompts,
             open_pixels=DecodedPictures,
         )
         policy = make_policy(self.policy, large, waste_budget=settings.waste_budget)
-        rules = _rules(gate, screen, settings, closer_gate=closer_gate)
+        rules = rules_of(gate, screen, settings, closer_gate=closer_gate)
         return Funnel(parts, rules, policy)
 
     async def _open(
@@ -313,37 +324,3 @@ def _read_tuning() -> Tuning:
     from speceyes.builtin.pair import BUILTIN
 
     return BUILTIN
-
-
-def _agent(
-    engine: Engine, protocol: ToolProtocol, settings: Settings, *, tools: tuple[Tool, ...]
-) -> Agent:
-    budget = protocol.budget
-    return Agent(
-        engine=engine,
-        protocol=protocol,
-        tools={tool.name: tool for tool in tools},
-        budget=Budget(
-            max_turns=settings.max_turns or budget.max_turns,
-            max_tokens_per_turn=settings.max_tokens_per_turn or budget.max_tokens_per_turn,
-        ),
-        max_pictures=settings.max_pictures,
-    )
-
-
-def _rules(
-    gate: GateSpec, screen: ScreenSpec, settings: Settings, *, closer_gate: GateSpec | None
-) -> Rules:
-    return Rules(
-        gate=gate,
-        closer_gate=closer_gate,
-        screen=screen,
-        agent_screens=settings.screen_by == "agent",
-        max_answer_tokens=settings.max_answer_tokens,
-        evidence_k=settings.evidence_k,
-        depth=settings.depth,
-        screen_timeout_s=settings.screen_timeout_s,
-        speculate_timeout_s=settings.speculate_timeout_s,
-        fall_back_timeout_s=settings.fall_back_timeout_s,
-        degrade=settings.degrade,
-    )

@@ -14,13 +14,15 @@ from typing import Final
 
 from speceyes.assemble import SpecEyes, arrange
 from speceyes.assemble_engines import open_engine, read_key
-from speceyes.config import DEFAULT_ENGINE, DEFAULT_POLICY, GATED, Settings
+from speceyes.config import DEFAULT_ENGINE, DEFAULT_POLICY, Settings, check_watched, parse_policy
 from speceyes.engine_names import EngineSource, HttpEngineAt, PairRole, parse_engine
 from speceyes.engines.http import HttpEngine
 from speceyes.engines.wire.settings import HttpSettings
 from speceyes.errors import ConfigError
 from speceyes.funnel import Funnel
+from speceyes.gate_match import prompt_ids
 from speceyes.gateway.app import Gateway, GatewayApp
+from speceyes.gateway.calibrated import calibrated_of
 from speceyes.gateway.figures import Model
 from speceyes.gateway.guard.breaker import Breaker, GuardedEngine, guarded
 from speceyes.gateway.images.fetching import Fetcher
@@ -32,10 +34,12 @@ from speceyes.gateway.routes import Route, Routes, Served
 from speceyes.gateway.serving import configure_logging
 from speceyes.gateway.settings import BreakerSettings
 from speceyes.gateway.settings_file import Plan, RoutePlan
-from speceyes.gateway.shadow import Shadow
 from speceyes.policies.fixed import small_only
+from speceyes.settings_file import Choices
+from speceyes.shadow.work import Shadow
 from speceyes.types import Engine
 
+_NO_CHOICES: Final = Choices()
 _NEARLY: Final = 0.9  # of a phase's time without a reply: then an engine counts as hung
 
 
@@ -107,7 +111,9 @@ async def _open_route(plan: RoutePlan, stable: _Stable, *, workers: int) -> Rout
     try:
         if plan.settings.mode == "bypass":
             return await _open_bypass(plan, stable)
-        return shadowed(await _open_funnel(plan, stable), workers=workers)
+        route, choices = await _open_funnel(plan, stable), plan.choices
+        route = replace(route, certificate=choices.certificate)
+        return shadowed(route, workers=workers, choices=choices)
     except ConfigError as error:
         raise ConfigError(f"routes.{plan.settings.name}.{error.field}", error.message) from error
 
@@ -134,10 +140,8 @@ async def _open_funnel(plan: RoutePlan, stable: _Stable) -> Route:
         stalls[role] = stall = await stable.take(plan, role, source)
         return GuardedEngine(stall.engine, stall.breaker)
 
-    policy_name = plan.choices.policy or DEFAULT_POLICY
-    if plan.settings.shadow.mode != "off" and policy_name not in GATED:
-        told = f"needs a policy with a gate, not {policy_name}; choose from {', '.join(GATED)}"
-        raise ConfigError("shadow.mode", told)
+    if plan.settings.shadow.mode != "off":
+        check_watched(parse_policy(plan.choices.policy or DEFAULT_POLICY))
     eyes: SpecEyes = arrange(plan.choices)
     eyes.opener = open_guarded
     await stable.stack.enter_async_context(eyes)
@@ -163,20 +167,19 @@ async def _open_funnel(plan: RoutePlan, stable: _Stable) -> Route:
     )
 
 
-def shadowed(route: Route, *, workers: int) -> Route:
+def shadowed(route: Route, *, workers: int, choices: Choices = _NO_CHOICES) -> Route:
     """Give a route its shadow, if its settings ask for one. Raises: ConfigError."""
     settings, funnel = route.settings.shadow, route.funnel
     if settings.mode == "off" or funnel is None:
         return route
-    if settings.on_breach == "tighten" and funnel.rules.closer_gate is not None:
-        told = "tighten moves one gate, and this route has a closer one too; say off or tell"
-        raise ConfigError("shadow.on_breach", told)
 
     def is_free() -> bool:
         return route.small.breaker.state == route.large.breaker.state == "closed"
 
-    shadow = Shadow(route.name, settings, funnel.rules.gate, workers=workers, is_free=is_free)
-    watching = Funnel(funnel.parts, funnel.rules, shadow.watching(funnel.policy))
+    shadow = Shadow(settings, name=route.name, certificate=route.certificate)
+    system, user = choices.system_prompt, choices.user_prompt
+    prompts = prompt_ids(funnel.rules.screen, system=system, user=user)
+    watching = shadow.over(funnel, prompts=prompts, workers=workers, is_free=is_free)
     return replace(route, funnel=watching, shadow=shadow)
 
 
@@ -217,6 +220,7 @@ def _model(route: Route) -> Model:
         name=route.name,
         threshold=gate.threshold,
         scale="raw" if gate.scale == "raw" else "share",
+        calibrated=None if route.certificate is None else calibrated_of(route.certificate),
     )
 
 

@@ -111,6 +111,13 @@ def check_screen_by(screen_by: ScreenBy, policy: PolicyName) -> None:
         )
 
 
+def check_watched(policy: PolicyName) -> None:
+    """See that a policy has a gate for a shadow to watch. Raises: ConfigError."""
+    if policy not in GATED:
+        told = f"needs a policy with a gate, not {policy}; choose from {', '.join(sorted(GATED))}"
+        raise ConfigError("shadow.mode", told)
+
+
 def parse_protocol(text: str) -> str:
     """Read a protocol's name. Raises: ConfigError naming the choices."""
     _check_choice("protocol", text, tuple(PROTOCOLS))

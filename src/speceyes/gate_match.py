@@ -5,11 +5,14 @@ It refuses to open anything; what was not recorded, or cannot be known beforehan
 
 from __future__ import annotations
 
+import hashlib
+
 from speceyes.config import DEFAULT_ENGINE
 from speceyes.engine_names import model_of, small_engine
 from speceyes.errors import ConfigError
 from speceyes.gate import GateSpec
-from speceyes.prompts import SPECULATE_ID
+from speceyes.prompts import SCREEN_ID, SCREEN_WITHIN_ID, SPECULATE_ID
+from speceyes.screen import ScreenSpec
 from speceyes.settings_file import Choices
 
 
@@ -38,6 +41,18 @@ def check_gate(gate: GateSpec, *, small: str, large: str, prompt_id: str) -> Non
             _refuse(field, recorded, named)
     if gate.prompt_id is not None and gate.prompt_id != prompt_id:
         _refuse("prompt_id", gate.prompt_id, prompt_id)
+
+
+def prompt_ids(screen: ScreenSpec, *, system: str | None, user: str | None) -> dict[str, str]:
+    """Identify the wording of every prompt; `system` and `user` are a release's own, if any."""
+    own = {"system": system, "user": user}
+    named = {
+        name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        for name, text in own.items()
+        if text is not None
+    }
+    screen_id = SCREEN_WITHIN_ID if screen.prompt == "shared" else SCREEN_ID
+    return {"screen": screen_id, "speculate": SPECULATE_ID, **named}
 
 
 def _refuse(field: str, recorded: str, found: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from speceyes.calibration.certificate import Certificate, from_json
 from speceyes.config import DEFAULTS, Settings, parse_policy, parse_protocol
 from speceyes.engine_names import PairRole, parse_engine
 from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
@@ -45,6 +46,7 @@ class Choices:
     """Say what a caller chose; None: not chosen, so the default counts.
 
     `small` and `large` are engine strings; the prompts are their words, not their files.
+    `certificate` is the gate's, if it came with one.
     """
 
     small: str | None = None
@@ -52,6 +54,7 @@ class Choices:
     protocol: str | None = None
     policy: str | None = None
     gate: GateSpec | None = None
+    certificate: Certificate | None = None
     closer_gate: GateSpec | None = None
     screen: ScreenSpec | None = None
     settings: Settings = DEFAULTS
@@ -98,6 +101,7 @@ def read_choices(table: Mapping[str, Any], folder: Path) -> Choices:
         protocol=parse_protocol(names["protocol"]) if "protocol" in names else None,
         policy=parse_policy(names["policy"]) if "policy" in names else None,
         gate=_gate("gate", table, folder),
+        certificate=_certificate(table, folder),
         closer_gate=_gate("closer_gate", table, folder),
         screen=read_table("screen", table["screen"], ScreenSpec) if "screen" in table else None,
         settings=read_table("settings", table.get("settings", {}), Settings),
@@ -120,6 +124,14 @@ def load_gate(name: str, *, folder: Path = Path()) -> GateSpec:
     if file.suffix not in readers:
         raise ConfigError("gate", f"{name!r} is no gate; choose from {GATE_CHOICES}")
     return readers[file.suffix](read_text("gate", file))
+
+
+def load_certificate(name: str, *, folder: Path = Path()) -> Certificate | None:
+    """Read the certificate beside a gate in a file; None if there is none. Raises: ConfigError."""
+    if not name.endswith(".json"):
+        return None
+    found = from_json(read_text("gate", folder / name))
+    return None if found is None else found.certificate
 
 
 def read_text(field: str, path: Path) -> str:
@@ -149,3 +161,8 @@ def _gate(name: str, table: Mapping[str, Any], folder: Path) -> GateSpec | None:
         return None
     value = table[name]
     return load_gate(value, folder=folder) if isinstance(value, str) else read_gate({"gate": value})
+
+
+def _certificate(table: Mapping[str, Any], folder: Path) -> Certificate | None:
+    value = table.get("gate")
+    return load_certificate(value, folder=folder) if isinstance(value, str) else None

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from starlette.responses import PlainTextResponse
 
+from speceyes.gateway.calibrated import Calibrated
+from speceyes.shadow.watch import Watched
 from tests.e2e.chromium import STRAYING, WIDE, Window, launched
 from tests.gateway_served import app_of, filled, hear, served
 from tests.gateway_stories import MODELS, PRIVATE, Story, finished
@@ -195,6 +198,66 @@ def test_the_threshold_stands_between_accepted_and_rejected(opened, full):
             for bar in window.page.locator("#scores rect.wrong").all()
         ]
         assert max(wrongs) <= at + 1 <= min(rights) + 2, name
+
+
+CALIBRATED = Calibrated(
+    made_at="2026-11-24T16:00:00+00:00",
+    sources=("600 of builtin:600", "1200 of shadow:seen.jsonl"),
+    failure="accepted, and not the agent's answer",
+    max_loss=0.01,
+    confidence=0.95,
+    bound=0.0093,
+    accepted=0.561,
+    accepts_nothing=False,
+)
+SEEN = Watched(
+    mode="audit",
+    state="watching",
+    threshold=5.0,
+    max_loss=0.01,
+    confidence=0.95,
+    queries=12_000,
+    accepted=6_500,
+    checked=310,
+    differing=2,
+    wealth=0.4,
+    limit=20.0,
+    drift_from="calibration",
+    psi=0.03,
+)
+
+
+def holding(models, shadows):
+    watcher = filled(120, models=models)
+    for name, seen in shadows.items():
+        watcher.watch(SimpleNamespace(name=name, tell=None, watched=lambda seen=seen: seen))
+    return app_of(watcher)
+
+
+@pytest.mark.parametrize(("width_px", "scheme"), VIEWS)
+def test_it_says_what_was_calibrated_and_how_that_holds(opened, width_px, scheme):
+    models = [replace(MODELS[0], calibrated=CALIBRATED), *MODELS[1:]]
+    broken = replace(SEEN, mode="observe", state="broken", has_drifted=True, psi=0.4)
+    with served(holding(models, {"speceyes": SEEN, "paper": broken})) as url:
+        window = opened(url, width_px=width_px, scheme=scheme)
+        lines = window.page.locator("#holding p").all_text_contents()
+        assert window.page.locator("#holding-section").is_visible()
+        told, held, other = lines
+        assert "speceyes, calibrated 2026-11-24 on 600 of builtin:600, 1200 of shadow:" in told
+        assert "at most 0.93 % accepted, and not the agent's answer, with 95 % confidence" in told
+        assert "accepted then 56.1 % of all, here" in told
+        assert "speceyes, audit: holds · 0.65 % of 310 checked differ" in held
+        assert "scores as the calibration's, PSI 0.03" in held
+        assert "paper, observe: bound broken" in other
+        assert "drifted" in other
+        assert window.page.locator("#holding p.bad").count() == 1
+        check_layout(window)
+        if width_px == 1280:
+            window.page.get_by_role("button", name="paper", exact=True).click()
+            assert window.page.locator("#holding p").all_text_contents() == [other]
+            window.page.get_by_role("button", name="plain", exact=True).click()
+            assert not window.page.locator("#holding-section").is_visible()
+        assert window.complaints == []
 
 
 def test_it_is_live_and_can_be_held(opened):

@@ -1,19 +1,20 @@
-"""Runs become a certified gate here: chosen on their items, checked on others.
+"""Runs, and what shadows kept, become a certified gate here: chosen on them, checked on others.
 
-It refuses to know files, and runs nothing. Only runs of the same models, prompts and screen may be
-put together, for a threshold is valid for those alone.
+It refuses to know files, and runs nothing. Only what was made with the same models, prompts and
+screen may be put together, for a threshold is valid for those alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from speceyes.bench.comparison import compare
 from speceyes.bench.folder import Run
-from speceyes.bench.manifest import Manifest, check_first_sight
+from speceyes.bench.manifest import check_first_sight
+from speceyes.bench.shadows import Shadows, setup_of_run, trials_seen
 from speceyes.bench.trials import Trial, observe, trials_of
 from speceyes.calibration.bounds import Estimate, estimate
 from speceyes.calibration.certificate import (
@@ -23,13 +24,17 @@ from speceyes.calibration.certificate import (
     Risk,
     Source,
 )
+from speceyes.calibration.drift import reference_of
 from speceyes.calibration.isotonic import fit
 from speceyes.calibration.thresholds import FOLDS, Choice, Observed, choose, cross_fitted
 from speceyes.engine_names import model_of
 from speceyes.errors import ConfigError
 from speceyes.gate import Aggregation, Definition, GateSpec
+from speceyes.shadow.records import Setup
 from speceyes.specs import gate_id
 
+Kept: TypeAlias = Run | Shadows
+"""What a gate can be calibrated on: a run of a suite, or traffic that a shadow observed."""
 By: TypeAlias = Literal["label", "agreement"]
 
 BYS: Final[tuple[By, ...]] = ("label", "agreement")
@@ -52,34 +57,50 @@ class Wish:
     version: str
 
 
-def calibrate(runs: Sequence[Run], wish: Wish, *, others: Sequence[Run] = ()) -> Certified:
-    """Choose a threshold on some runs, and check it on others, or else fold by fold on the same.
+def calibrate(kept: Sequence[Kept], wish: Wish, *, others: Sequence[Kept] = ()) -> Certified:
+    """Choose a threshold on what was kept, and check it on others, or else fold by fold on it.
 
     By "label" the risk is what is lost against the agent, or, where it was not run alone, what is
-    accepted and wrong; by "agreement" what is accepted and not the agent's answer.
-    Raises: ConfigError if runs do not go together or lack a method; RunFolderError if none has a
-    record.
+    accepted and wrong; by "agreement" what is accepted and not the agent's answer, which is all
+    that a shadow knows of.
+    Raises: ConfigError if they do not go together, or lack a method or labels; RunFolderError if no
+    run has a record.
     """
-    manifest = _same([run.manifest for run in [*runs, *others]])
-    check_first_sight([manifest])
-    trials = trials_of(compare(runs))
+    setup = _same([setup for one in [*kept, *others] for setup in _setups(one)])
+    trials = _trials(kept)
     risk = _risk(trials, wish.by)
-    spec = spec_for(manifest, wish)
+    spec = spec_for(setup, wish)
     observed = observe(trials, spec, risk)
     choice = choose(observed, spec, max_loss=wish.max_loss, confidence=wish.confidence)
-    certificate = _certificate(trials, observed, choice, wish=wish, risk=risk, manifest=manifest)
+    certificate = _certificate(trials, observed, choice, wish=wish, risk=risk, setup=setup)
     if not others:
         return Certified(choice.spec, certificate)
-    fresh = _fresh(trials_of(compare(others)), trials)
+    fresh = _fresh(_trials(others), trials)
     held_out = observe(fresh, choice.spec, risk).risk(choice.spec, confidence=wish.confidence)
-    named = ", ".join(dict.fromkeys(run.name for run in others))
+    named = ", ".join(dict.fromkeys(other.name for other in others))
     checked = replace(certificate, held_out=held_out, held_out_on=named)
     return Certified(choice.spec, checked)
 
 
-def spec_for(manifest: Manifest, wish: Wish) -> GateSpec:
+def _trials(kept: Sequence[Kept]) -> list[Trial]:
+    runs = [one for one in kept if isinstance(one, Run)]
+    found = trials_of(compare(runs)) if runs else []
+    for one in kept:
+        if isinstance(one, Shadows):
+            found += _fresh_of(trials_seen(one), found)
+    return found
+
+
+def _setups(one: Kept) -> list[Setup]:
+    if isinstance(one, Run):
+        check_first_sight([one.manifest])
+        return [setup_of_run(one.manifest)]
+    return [record.setup for record in one.records.values()]
+
+
+def spec_for(setup: Setup, wish: Wish) -> GateSpec:
     """Give the gate that is looked for, but for its threshold, with all that makes it valid."""
-    own = manifest.gate
+    own = setup.gate
     aggregation = wish.aggregation or own.aggregation
     return replace(
         own,
@@ -88,9 +109,9 @@ def spec_for(manifest: Manifest, wish: Wish) -> GateSpec:
         aggregation=aggregation,
         scale="raw" if aggregation == "log" else own.scale,
         threshold=0.0,
-        small_model=model_of(manifest.small, role="small") or manifest.small,
-        large_model=model_of(manifest.large, role="large") or manifest.large,
-        prompt_id=manifest.prompts.get("speculate"),
+        small_model=model_of(setup.small, role="small") or setup.small,
+        large_model=model_of(setup.large, role="large") or setup.large,
+        prompt_id=setup.prompts.get("speculate"),
     )
 
 
@@ -101,7 +122,7 @@ def _certificate(
     *,
     wish: Wish,
     risk: Risk,
-    manifest: Manifest,
+    setup: Setup,
 ) -> Certificate:
     screened = sum(trial.is_screened for trial in trials)
     sizes = Counter((trial.suite, trial.checksum) for trial in trials)
@@ -124,16 +145,21 @@ def _certificate(
         beside=_beside(trials, choice.spec, risk),
         reading=fit(observed.scores[legible], observed.failed[legible]),
         sources=tuple(Source(*named, items=size) for named, size in sizes.items()),
-        protocol=manifest.protocol,
-        prompts=dict(manifest.prompts),
+        protocol=setup.protocol,
+        prompts=dict(setup.prompts),
         made_at=wish.made_at,
         version=wish.version,
+        reference=reference_of(observed.scores[legible].tolist()) if legible.any() else None,
     )
 
 
 def _beside(trials: Sequence[Trial], spec: GateSpec, risk: Risk) -> dict[Risk, Estimate]:
-    has_agent = all(trial.agent_maybe_right is not None for trial in trials)
-    others = [other for other in RISKS if other != risk and (has_agent or other == "wrong")]
+    measured: dict[Risk, bool] = {
+        "lost": all(None not in {t.agent_maybe_right, t.small_right} for t in trials),
+        "wrong": all(t.small_right is not None for t in trials),
+        "differs": all(t.agrees is not None for t in trials),
+    }
+    others = [other for other in RISKS if other != risk and measured[other]]
     return {other: observe(trials, spec, other).risk(spec) for other in others}
 
 
@@ -145,15 +171,19 @@ def _risk(trials: Sequence[Trial], by: By) -> Risk:
 
 
 def _fresh(others: Sequence[Trial], trials: Sequence[Trial]) -> list[Trial]:
-    seen = {(trial.checksum, trial.item_id) for trial in trials}
-    fresh = [trial for trial in others if (trial.checksum, trial.item_id) not in seen]
+    fresh = _fresh_of(others, trials)
     if not fresh:
-        raise ConfigError("check", "holds no item but those the gate is chosen on; give other runs")
+        raise ConfigError("check", "holds no item but those the gate is chosen on; give others")
     return fresh
 
 
-def _same(manifests: Sequence[Manifest]) -> Manifest:
-    told = [_decisive(manifest) for manifest in manifests]
+def _fresh_of(others: Sequence[Trial], trials: Sequence[Trial]) -> list[Trial]:
+    seen = {trial.identity for trial in trials}
+    return [trial for trial in others if trial.identity not in seen]
+
+
+def _same(setups: Sequence[Setup]) -> Setup:
+    told = [_decisive(setup) for setup in setups]
     for key, value in told[0].items():
         for other in told[1:]:
             if other[key] != value:
@@ -162,17 +192,10 @@ def _same(manifests: Sequence[Manifest]) -> Manifest:
                     f"runs differ in {key}: {value} and {other[key]}; a threshold is valid for "
                     "one of them, so calibrate each alone",
                 )
-    return manifests[0]
+    return setups[0]
 
 
-def _decisive(manifest: Manifest) -> dict[str, Any]:
+def _decisive(setup: Setup) -> dict[str, Any]:
     return {
-        "small": manifest.small,
-        "large": manifest.large,
-        "protocol": manifest.protocol,
-        "prompts": dict(manifest.prompts),
-        "screen": manifest.screen,
-        "screen_by": manifest.settings.screen_by,
-        "max_answer_tokens": manifest.settings.max_answer_tokens,
-        "depth": manifest.settings.depth,
+        field.name: getattr(setup, field.name) for field in fields(Setup) if field.name != "gate"
     }

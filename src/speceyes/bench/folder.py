@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
@@ -114,7 +115,8 @@ def read_run(path: Path) -> Run:
     """
     try:
         manifest = from_json((path / MANIFEST).read_text(encoding="utf-8"))
-        lines = (path / RECORDS).read_text(encoding="utf-8").splitlines(keepends=True)
+        # By line feeds alone: what a model said may hold other ends of lines as they are.
+        lines = list(StringIO((path / RECORDS).read_text(encoding="utf-8"), newline="\n"))
     except FileNotFoundError as error:
         raise RunFolderError(str(path), f"holds no run: there is no {error.filename}") from error
     except UnicodeDecodeError as error:

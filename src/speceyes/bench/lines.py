@@ -1,18 +1,14 @@
 """A record is written as one line of JSON here, and read back from it as it was.
 
-It refuses to know files. Log-probabilities are kept as their bytes: they are scored again, and
-each bit counts.
+It refuses to know files.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
-
-import numpy as np
 
 from speceyes.bench.grade import Grade
 from speceyes.bench.records import (
@@ -25,7 +21,8 @@ from speceyes.bench.records import (
     Turn,
 )
 from speceyes.errors import InputError
-from speceyes.types import Box, Evidence, Generation, Usage
+from speceyes.generations import from_plain, to_plain
+from speceyes.types import Box, Usage
 
 
 def to_line(record: Record) -> str:
@@ -35,7 +32,7 @@ def to_line(record: Record) -> str:
         said = record.speculation
         plain["speculation"] = asdict(replace(said, generation=None))
         if said.generation is not None:
-            plain["speculation"]["generation"] = _plain_generation(said.generation)
+            plain["speculation"]["generation"] = to_plain(said.generation)
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -82,7 +79,7 @@ def _record(raw: dict[str, Any]) -> Record:
 def _speculation_of(raw: dict[str, Any]) -> Speculation:
     scores = {int(k): by_aggregation for k, by_aggregation in raw["scores"].items()}
     said = raw.get("generation")
-    generation = None if said is None else _generation(said)
+    generation = None if said is None else from_plain(said)
     looks = tuple(_look(look) for look in raw.get("looks", ()))
     return Speculation(**{**raw, "scores": scores, "generation": generation, "looks": looks})
 
@@ -102,30 +99,6 @@ def _turn(raw: dict[str, Any]) -> Turn:
         "proposal": proposal,
     }
     return Turn(**{**raw, **read})
-
-
-def _plain_generation(generation: Generation) -> dict[str, Any]:
-    plain = asdict(replace(generation, evidence=None))
-    if generation.evidence is not None:
-        topk, chosen = generation.evidence.logp_topk, generation.evidence.logp_chosen
-        plain["evidence"] = {
-            "shape": list(topk.shape),
-            "logp_topk": base64.b64encode(topk.astype("<f4").tobytes()).decode("ascii"),
-            "logp_chosen": base64.b64encode(chosen.astype("<f4").tobytes()).decode("ascii"),
-        }
-    return plain
-
-
-def _generation(raw: dict[str, Any]) -> Generation:
-    kept = raw["evidence"]
-    evidence = None
-    if kept is not None:
-        topk, chosen = (
-            np.frombuffer(base64.b64decode(kept[name]), dtype="<f4")
-            for name in ("logp_topk", "logp_chosen")
-        )
-        evidence = Evidence(topk.reshape(kept["shape"]), chosen)
-    return Generation(**{**raw, "usage": Usage(**raw["usage"]), "evidence": evidence})
 
 
 def _boxes(raw: list[dict[str, int]]) -> tuple[Box, ...]:

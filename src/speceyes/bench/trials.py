@@ -29,7 +29,7 @@ class Trial:
     """All that is known of one item, whatever the gate.
 
     `said` None: the small model was never asked, or failed. `agent_maybe_right` and `agrees` None:
-    the agent alone was not run.
+    the agent alone was not run. `small_right` None: nobody knows, as there are no labels.
     """
 
     suite: str
@@ -38,9 +38,14 @@ class Trial:
     split: str
     is_screened: bool
     said: Generation | None
-    small_right: bool
+    small_right: bool | None
     agent_maybe_right: bool | None
     agrees: bool | None
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What it is told apart by; without labels an item's name is a digest of all of it."""
+        return ("" if self.small_right is None else self.checksum, self.item_id)
 
 
 def trials_of(comparisons: Sequence[Comparison]) -> list[Trial]:
@@ -70,12 +75,7 @@ def observe(trials: Sequence[Trial], spec: GateSpec, risk: Risk) -> Observed:
 
 def fails(trial: Trial, risk: Risk) -> bool:
     """Say if accepting the small model's answer would be a failure. Raises: ConfigError."""
-    if risk != "wrong" and trial.agent_maybe_right is None:
-        raise ConfigError(
-            "run",
-            f"{trial.suite} lacks the agent's own answers; give `speceyes bench` the method "
-            "baseline too, or calibrate with --by label",
-        )
+    _check_measured(trial, risk)
     match risk:
         case "lost":
             return not trial.small_right and bool(trial.agent_maybe_right)
@@ -85,6 +85,19 @@ def fails(trial: Trial, risk: Risk) -> bool:
             return not trial.agrees
         case _:
             assert_never(risk)
+
+
+def _check_measured(trial: Trial, risk: Risk) -> None:
+    if risk != "differs" and trial.small_right is None:
+        told = f"{trial.suite} has no labels; calibrate with --by agreement"
+        raise ConfigError("by", told)
+    is_compared = trial.agrees if risk == "differs" else trial.agent_maybe_right
+    if risk != "wrong" and is_compared is None:
+        raise ConfigError(
+            "run",
+            f"{trial.suite} lacks the agent's own answers; give `speceyes bench` the method "
+            "baseline too, or calibrate with --by label",
+        )
 
 
 def _joined(comparison: Comparison) -> list[Trial]:

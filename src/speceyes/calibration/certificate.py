@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from speceyes.calibration.bounds import Estimate
+from speceyes.calibration.drift import Reference
 from speceyes.calibration.isotonic import Reading
 from speceyes.calibration.thresholds import METHOD
 from speceyes.errors import ConfigError
@@ -45,7 +46,8 @@ class Certificate:
     `bound` is above the true risk with the stated confidence, on `failures` of `count` seen.
     `held_out` is the risk on items that had no part in choosing; `held_out_on` says which.
     `needed`: how many items would do, where there were too few. `beside`: the other risks, as seen
-    at this threshold. `reading`: p(wrong | score) of the screened.
+    at this threshold. `reading`: p(wrong | score) of the screened. `reference`: how their scores
+    fell, for a test of drift; None where that was not counted yet.
     """
 
     gate_id: str
@@ -68,6 +70,7 @@ class Certificate:
     prompts: Mapping[str, str]
     made_at: str
     version: str
+    reference: Reference | None = None
     method: str = METHOD
     certificate_version: int = field(default=CERTIFICATE_VERSION)
 
@@ -115,7 +118,7 @@ def _certificate(raw: Mapping[str, Any]) -> Certificate:
         if raw["certificate_version"] != CERTIFICATE_VERSION:
             told = f"is of version {raw['certificate_version']}, not {CERTIFICATE_VERSION}"
             raise ConfigError(CERTIFICATE, f"{told}; calibrate again")
-        held_out = raw["held_out"]
+        held_out, reference = raw["held_out"], raw.get("reference")
         return Certificate(
             **{
                 **raw,
@@ -123,9 +126,14 @@ def _certificate(raw: Mapping[str, Any]) -> Certificate:
                 **{name: Estimate(**raw[name]) for name in ("alpha", "beta", "accepted")},
                 "beside": {name: Estimate(**one) for name, one in raw["beside"].items()},
                 "reading": Reading(**{key: tuple(v) for key, v in raw["reading"].items()}),
+                "reference": None if reference is None else _reference(reference),
                 "sources": tuple(Source(**one) for one in raw["sources"]),
             }
         )
     except (TypeError, KeyError, AttributeError) as error:
         told = f"is no certificate of a gate ({error!r}); calibrate again"
         raise ConfigError(CERTIFICATE, told) from error
+
+
+def _reference(raw: Mapping[str, Any]) -> Reference:
+    return Reference(**{**raw, "edges": tuple(raw["edges"]), "counts": tuple(raw["counts"])})

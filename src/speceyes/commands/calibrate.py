@@ -1,4 +1,4 @@
-"""`speceyes calibrate` finds the threshold for a stated risk on a run's own records.
+"""`speceyes calibrate` finds the threshold for a stated risk on the records of runs or of a shadow.
 
 It refuses to know how a threshold is chosen; it runs no model.
 """
@@ -19,7 +19,7 @@ from speceyes.gate import Aggregation, Definition
 if TYPE_CHECKING:
     import typer
 
-    from speceyes.bench.calibrating import Wish
+    from speceyes.bench.calibrating import Kept, Wish
     from speceyes.calibration.certificate import Certified
 
 
@@ -32,7 +32,10 @@ def add_calibrate(app: "typer.Typer") -> None:
     @app.command()
     def calibrate(
         runs: Annotated[
-            list[Path], typer.Argument(help="Folders of runs, with the method speceyes in them.")
+            list[Path],
+            typer.Argument(
+                help="Folders of runs, with the method speceyes in them, or a shadow's files."
+            ),
         ],
         *,
         max_loss: Annotated[
@@ -43,7 +46,7 @@ def add_calibrate(app: "typer.Typer") -> None:
             str, typer.Option(help="label, or agreement with the agent: no labels needed.")
         ] = "label",
         check: Annotated[
-            list[Path] | None, typer.Option(help="Other runs, to check the gate on.")
+            list[Path] | None, typer.Option(help="Others, to check the gate on.")
         ] = None,
         k: Annotated[
             int | None, typer.Option("--k", help="Candidates a token.", show_default="the run's")
@@ -58,7 +61,7 @@ def add_calibrate(app: "typer.Typer") -> None:
         ] = None,
         out: Annotated[
             Path | None,
-            typer.Option(help="The gate to write, for --gate.", show_default="RUN/gate.json"),
+            typer.Option(help="The gate to write, for --gate.", show_default="gate.json there"),
         ] = None,
         as_json: flags.AsJson = False,
     ) -> None:
@@ -81,7 +84,7 @@ def add_calibrate(app: "typer.Typer") -> None:
 
 
 def run_calibrate(
-    folders: Sequence[Path],
+    paths: Sequence[Path],
     wish: "Wish",
     *,
     check: Sequence[Path],
@@ -92,16 +95,16 @@ def run_calibrate(
     from rich.console import Console
 
     from speceyes.bench.calibrating import calibrate
-    from speceyes.bench.folder import GATE, read_run
+    from speceyes.bench.folder import GATE
     from speceyes.bench.terminal_gate import show_certified
     from speceyes.calibration.certificate import to_json
 
     made = calibrate(
-        [read_run(folder) for folder in folders],
+        [_read(path) for path in paths],
         wish,
-        others=[read_run(folder) for folder in check],
+        others=[_read(path) for path in check],
     )
-    path = out or folders[0] / GATE
+    path = out or (paths[0].parent if paths[0].is_file() else paths[0]) / GATE
     written = to_json(made)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +117,13 @@ def run_calibrate(
     if as_json:
         print(json.dumps(_plain(made, written)))
         sys.stdout.flush()
+
+
+def _read(path: Path) -> "Kept":
+    from speceyes.bench.folder import read_run
+    from speceyes.bench.shadows import read_shadows
+
+    return read_shadows(path) if path.is_file() else read_run(path)
 
 
 def _plain(made: "Certified", written: str) -> dict[str, Any]:

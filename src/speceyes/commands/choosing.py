@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speceyes.config import parse_policy, parse_protocol
 from speceyes.engine_names import parse_engine
-from speceyes.settings_file import Choices, load_gate, load_settings, read_text
+from speceyes.settings_file import Choices, load_certificate, load_gate, load_settings, read_text
 
 
 def chosen(
@@ -41,7 +41,7 @@ def chosen(
     if depth is not None:
         choices = replace(choices, settings=replace(choices.settings, depth=depth))
     if gate is not None:
-        choices = replace(choices, gate=load_gate(gate))
+        choices = replace(choices, gate=load_gate(gate), certificate=load_certificate(gate))
     if system_prompt is not None:
         choices = replace(choices, system_prompt=read_text("system_prompt", system_prompt))
     if user_prompt is not None:

@@ -6,7 +6,6 @@ has; the same command goes on with it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from speceyes.bench.manifest import Manifest
     from speceyes.bench.terminal import LiveProgress
     from speceyes.phases import Parts, Rules
-    from speceyes.screen import ScreenSpec
 
 KEPT_K: Final = 96  # candidates of each token kept as evidence; the largest K that was published
 WARM_UP_ITEMS: Final = 3
@@ -186,6 +184,7 @@ def _policy(job: Job) -> PolicyName:
 def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
     from speceyes.bench.machine import read_commit, read_machine, read_versions
     from speceyes.bench.manifest import Manifest
+    from speceyes.gate_match import prompt_ids
 
     return Manifest(
         suite=job.suite.facts,
@@ -200,23 +199,12 @@ def _manifest(job: Job, parts: Parts, rules: Rules) -> Manifest:
         screen=rules.screen,
         settings=job.choices.settings,
         least_score=job.least_score,
-        prompts=_prompts(job.choices, rules.screen),
+        prompts=prompt_ids(
+            rules.screen, system=job.choices.system_prompt, user=job.choices.user_prompt
+        ),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=read_commit(),
         versions=read_versions(),
         machine=read_machine(),
         preset=job.preset,
     )
-
-
-def _prompts(choices: Choices, screen: ScreenSpec) -> dict[str, str]:
-    from speceyes.prompts import SCREEN_ID, SCREEN_WITHIN_ID, SPECULATE_ID
-
-    own = {"system": choices.system_prompt, "user": choices.user_prompt}
-    named = {
-        name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        for name, text in own.items()
-        if text is not None
-    }
-    screen_id = SCREEN_WITHIN_ID if screen.prompt == "shared" else SCREEN_ID
-    return {"screen": screen_id, "speculate": SPECULATE_ID, **named}

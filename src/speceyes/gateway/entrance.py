@@ -36,13 +36,13 @@ from speceyes.gateway.observing import EndedReason, Observer, Receive, Scope, Se
 from speceyes.gateway.passing import is_refusal, pass_on
 from speceyes.gateway.routes import Route, Routes
 from speceyes.gateway.settings import GatewaySettings, Key
-from speceyes.gateway.shadow import Heard
 from speceyes.gateway.trace_context import onward
 from speceyes.gateway.visit import Visit, visit_of
 from speceyes.gateway.wire.query import images_of, query_of, question_of
 from speceyes.gateway.wire.reply import Told, way_headers
 from speceyes.gateway.wire.request import Asked, read_request, settle
 from speceyes.gateway.wire.turns import Outside
+from speceyes.shadow.work import Heard
 
 _LOG: Final = logging.getLogger(__name__)
 _TIMEOUT: Final = "x-request-timeout-s"

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from speceyes.gateway import series
+from speceyes.gateway.calibrated import Calibrated
 from speceyes.gateway.series import MILLION, Series
 from speceyes.gateway.stats import Labels, Spread, Stats
 
@@ -23,11 +24,13 @@ class Model:
     """One name that clients may ask for. `threshold` None: no gate, all goes to the large engine.
 
     `scale` "share": the gate's scores lie within 0 and 1; "raw": they are separabilities.
+    `calibrated`: what is certain of the gate; None: it came without a certificate.
     """
 
     name: str
     threshold: float | None = None
     scale: Scale = "raw"
+    calibrated: Calibrated | None = None
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):

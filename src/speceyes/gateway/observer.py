@@ -29,12 +29,12 @@ from speceyes.gateway.measures import Finished, count, tell
 from speceyes.gateway.observing import AsgiApp, BreakerState, Ended, EngineRole, Seen
 from speceyes.gateway.reports import Report, Whole, put_together
 from speceyes.gateway.settings import GatewaySettings
-from speceyes.gateway.shadow import Shadow, ShadowOutcome
 from speceyes.gateway.snapshots import Folder
 from speceyes.gateway.stats import Tally, Told
 from speceyes.gateway.trace_context import context_of
 from speceyes.gateway.tracing import Tracing
 from speceyes.gateway.views import views_of
+from speceyes.shadow.work import Shadow, ShadowOutcome
 from speceyes.types import Usage
 
 _LOG: Final = logging.getLogger(__name__)

@@ -12,11 +12,13 @@ import msgspec
 
 from speceyes.errors import InputError
 from speceyes.gateway import series
+from speceyes.gateway.calibrated import Calibrated
 from speceyes.gateway.figures import Figures, Model, View, figures_of
 from speceyes.gateway.observing import BreakerState, EngineRole
-from speceyes.gateway.shadowing import Shadowed, Watched
+from speceyes.gateway.shadowing import Shadowed
 from speceyes.gateway.shadowing import put_together as put_shadows_together
 from speceyes.gateway.stats import Stats, Told, merge
+from speceyes.shadow.watch import Watched
 
 FRESH_S: Final = 10.0
 """How old a report may be before its worker counts as gone. What it counted stays counted."""
@@ -66,6 +68,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     now: Now
     total: Figures
     models: dict[str, Figures]
+    calibrated: dict[str, Calibrated]
     dropped: dict[str, int]
     last: tuple[Told, ...]
 
@@ -97,6 +100,7 @@ def overview(whole: Whole, models: Sequence[Model], *, version: str) -> Overview
         now=whole.now,
         total=figures_of(whole.stats, models),
         models={model.name: figures_of(whole.stats, models, model) for model in models},
+        calibrated={m.name: m.calibrated for m in models if m.calibrated is not None},
         dropped=View(whole.stats).counts(series.DROPPED, "what"),
         last=whole.stats.last[::-1],
     )

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from speceyes.calibration.certificate import Certificate
 from speceyes.errors import RouteUnknown
 from speceyes.funnel import Funnel
 from speceyes.gateway.guard.breaker import Breaker
 from speceyes.gateway.observing import EngineRole
 from speceyes.gateway.relay import Relay
 from speceyes.gateway.settings import RouteSettings
-from speceyes.gateway.shadow import Shadow
+from speceyes.shadow.work import Shadow
 
 _SHOWN: Final = 8
 
@@ -33,6 +34,7 @@ class Route:
     """Who answers under one name. `funnel` None: all is passed on. `relay` None: nothing can be.
 
     `shadow` hears of each answer of the funnel, and works beside it; None: nothing does.
+    `certificate` is the gate's, if it came with one.
     """
 
     settings: RouteSettings
@@ -42,6 +44,7 @@ class Route:
     large: Served
     screened_by: EngineRole = "large"
     shadow: Shadow | None = None
+    certificate: Certificate | None = None
 
     @property
     def name(self) -> str:

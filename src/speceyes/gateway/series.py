@@ -254,14 +254,14 @@ SHADOW_RISK: Final = Series(
 DRIFT: Final = Series(
     name="speceyes_score_drift",
     kind="gauge",
-    help="How far the last scores lie from the first: the population stability index, below 0.1 "
-    "for stable ones.",
+    help="How far the last scores lie from the calibration's, or else from the first: the "
+    "population stability index, below 0.1 for stable ones.",
     labels=("model",),
 )
 DRIFTED: Final = Series(
     name="speceyes_score_drifted_workers",
     kind="gauge",
-    help="Workers in which scores lie farther from the first ones than chance explains.",
+    help="Workers in which scores lie farther from those than chance explains.",
     labels=("model",),
 )
 

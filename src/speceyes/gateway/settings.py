@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
 from speceyes.errors import ConfigError
+from speceyes.shadow.settings import NO_SHADOW, ShadowSettings
 
 OnSampling: TypeAlias = Literal["bypass", "greedy"]
 Mode: TypeAlias = Literal["funnel", "bypass"]
 LargeDown: TypeAlias = Literal["refuse", "gated"]
-ShadowMode: TypeAlias = Literal["off", "audit", "observe"]
-Unread: TypeAlias = Literal["differs", "left_out"]
-OnBreach: TypeAlias = Literal["tighten", "off", "tell"]
 Progress: TypeAlias = Literal["reasoning", "comments", "none"]
 Format: TypeAlias = Literal["bmp", "gif", "jpeg", "png", "tiff", "webp"]
 
@@ -199,42 +197,6 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShadowSettings:
-    """Say what runs beside a route, of which nothing is ever served.
-
-    `mode` "audit": the agent also answers a `share` of what was accepted, and the two are compared;
-    "observe": the agent answers all, and the funnel's small side runs beside it. `max_loss`: the
-    share of all queries that may be accepted and differ; `on_breach`: what the route does once more
-    do. `unread`: what two answers count as whose agreement rules cannot read (calibration by
-    agreement takes them for different). `max_in_flight`, in one worker: what finds no room is not
-    run, but counted. `drift_after`: how many first scores all later ones are held against. `file`:
-    where "observe" keeps at most `max_records` records; None: nowhere.
-    Raises: ConfigError naming the field.
-    """
-
-    mode: ShadowMode = "off"
-    share: float = 0.05
-    max_loss: float = 0.01
-    false_alarm: float = 0.05
-    on_breach: OnBreach = "tell"
-    unread: Unread = "differs"
-    max_in_flight: int = 1
-    drift_after: int = 500
-    file: str | None = None
-    max_records: int = 100_000
-
-    def __post_init__(self) -> None:
-        _check_counts(self, "max_in_flight", "drift_after", "max_records")
-        for name in ("max_loss", "false_alarm"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ConfigError(name, f"{getattr(self, name)} is not between 0 and 1")
-        if not 0.0 < self.share <= 1.0:
-            raise ConfigError("share", f"{self.share} is not above 0 and at most 1")
-        if self.file is not None and self.mode != "observe":
-            raise ConfigError("file", f"is for the mode observe, not {self.mode}; leave it out")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSettings:
     """Say what is done under one model name, apart from who does it.
 
@@ -247,7 +209,7 @@ class RouteSettings:
     mode: Mode = "funnel"
     on_sampling: OnSampling = "bypass"
     large_down: LargeDown = "refuse"
-    shadow: ShadowSettings = ShadowSettings()
+    shadow: ShadowSettings = NO_SHADOW
 
     def __post_init__(self) -> None:
         check_name("name", self.name)

@@ -22,11 +22,11 @@ from speceyes.gateway.settings import (
     Key,
     Limits,
     RouteSettings,
-    ShadowSettings,
     Streaming,
     TracingSettings,
 )
 from speceyes.settings_file import GATEWAY_KEYS, Choices, read_choices, read_file
+from speceyes.shadow.settings import ShadowSettings
 from speceyes.tables import as_table, as_text, check_keys, read_table
 
 _PARTS: Final[Mapping[str, type[Any]]] = {

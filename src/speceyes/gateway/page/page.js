@@ -2,6 +2,7 @@
 import { cardsOf, drawRate, drawScores, drawTimes, keepRates, rateBetween } from "./charts.js";
 import { count, element, short, span, times } from "./draw.js";
 import { drawFunnel, listBeside } from "./funnel.js";
+import { listHolding } from "./holding.js";
 import { showRequests } from "./requests.js";
 
 const EVERY_MS = 1000;
@@ -68,6 +69,7 @@ function show() {
   drawScores(at("scores"), at("scores-note"), scores);
   drawTimes(at("times"), now);
   drawRate(at("rate"), state.rates);
+  at("holding-section").hidden = !listHolding(at("holding"), shown, state.model);
   showEngines(now);
   showModels();
   showLast();
@@ -114,27 +116,10 @@ function showEngines(now) {
   at("engines").replaceChildren(
     table(["engine", "breaker"], rows),
     table(["tokens", "read", "of them cached", "said"], tokens),
-    ...shadows(),
   );
   const errors = now.errors.map(({ engine, kind, count: n }) => element("li", { class: "bad" }, element("b", {}, count(n)), ` ${kind}, ${engine}`));
   const dropped = Object.entries(state.shown.dropped).map(([what, n]) => element("li", { class: "bad" }, element("b", {}, count(n)), ` ${what} dropped`));
   at("errors").replaceChildren(element("ul", { class: "chips" }, ...errors, ...dropped));
-}
-
-// What shadow work says of the gate: does the small model still answer as the agent does?
-function shadows() {
-  const percent = (share) => `${(100 * share).toFixed(2)} %`;
-  const names = { watching: "holds", broken: "bound broken", tightened: "tightened", off: "speculation off" };
-  const told = Object.entries(state.shown.now.shadows).filter(([model]) => !state.model || model === state.model);
-  return told.map(([model, one]) => {
-    const { value, low, high } = one.disagreement;
-    const found = value === null ? "none checked yet" : `${percent(value)} of ${count(one.checked)} checked differ (${percent(low)} to ${percent(high)})`;
-    const risk = one.risk === null ? "" : `; of all queries ${percent(one.risk)}, at most ${percent(one.max_loss)} may`;
-    const drift = one.drifted ? "; the scores have drifted" : one.psi === null ? "" : `; scores steady, PSI ${one.psi.toFixed(2)}`;
-    const states = Object.keys(one.states).map((name) => names[name]).join(", ");
-    const isBad = one.drifted || Object.keys(one.states).some((name) => name !== "watching");
-    return element("p", { class: isBad ? "note bad" : "note" }, element("b", {}, `${model}, ${one.mode}: ${states}`), ` · ${found}${risk}${drift}`);
-  });
 }
 
 function badges(counts) {

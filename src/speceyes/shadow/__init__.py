@@ -1,0 +1,1 @@
+"""Shadow mode: work beside queries that are answered anyway, of which nothing is served."""
