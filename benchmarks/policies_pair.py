@@ -184,7 +184,7 @@ async def assembled(small: Engine, large: Engine, settings: Settings) -> AsyncIt
     """Open the pair's funnel; its policy is of no account here."""
     from speceyes import SpecEyes
 
-    screen = None if settings.screen_prompt else BUILTIN.screen
+    screen = BUILTIN.shared_screen if settings.screen_prompt == "shared" else BUILTIN.screen
     eyes = SpecEyes(
         small=small,
         large=large,
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6])
     parser.add_argument("--suite", nargs="+", choices=list(SUITES), default=list(SUITES))
     parser.add_argument("--policy", nargs="+", choices=POLICIES, default=list(POLICIES))
-    parser.add_argument("--screen-prompt", choices=["paper", "shared"])
+    parser.add_argument("--screen-prompt", choices=["paper", "shared"], default="paper")
     parser.add_argument("--seed", type=int, default=20260712)
     parser.add_argument("--vllm", action="store_true")
     asked = parser.parse_args()

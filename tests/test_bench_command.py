@@ -102,7 +102,8 @@ def test_json_is_one_document_last(pair, tmp_path):
     done = bench(tmp_path, "--json")
     made = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
-    assert set(made["suites"][0]["parts"]) == {"screening", "small", "agent", "specreason"}
+    parts = {"screening", "small", "agent", "accepted", "specreason"}
+    assert set(made["suites"][0]["parts"]) == parts
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,15 @@ async def test_a_closer_look_may_have_a_gate_of_its_own():
     assert outcome.answer.route == "agentic"
 
 
+async def test_each_answer_is_asked_for_with_the_candidates_that_its_own_gate_reads():
+    small = ReplayEngine(Script([unsure("small star"), BOX, sure("small ring")]), name="small")
+    large = ReplayEngine(Script([]), name="large")
+    wide = replace(GATE, k=GATE.k + 48)
+    funnel = a_funnel(small, large, parts={"closer": CLOSER}, depth=1, closer_gate=wide)
+    await funnel.settle(a_query())
+    assert [call.request.top_logprobs for call in small.calls] == [GATE.k, 0, GATE.k + 48]
+
+
 async def test_the_small_model_alone_looks_as_often_as_it_may():
     outcome, _ = await settle(Script([unsure("star"), BOX, unsure("ring")]), small_only)
     assert (outcome.answer.text, outcome.answer.route) == ("ring", "speculative")

@@ -221,17 +221,17 @@ class Passage:
         try:
             with self._phase("speculate"):
                 conversation = self._spliced(self.parts.prompts.speculate)
-                generation = await self._answer(conversation)
+                generation = await self._answer(conversation, self.rules.gate)
         except EngineError as error:
             return _failed(error)
-        return self._gated(generation, conversation, looks=0)
+        return self._gated(generation, conversation, self.rules.gate)
 
     async def look_closer(self, attempt: Attempt) -> Attempt:
         """Let the small model look closer after an attempt, and gate what it answers then.
 
         Where it does not say where to look, the attempt stays what it was.
         """
-        closer = self.parts.closer
+        closer, gate = self.parts.closer, self.rules.closer_gate or self.rules.gate
         if closer is None or attempt.text is None:
             return attempt
         try:
@@ -247,10 +247,10 @@ class Passage:
                 part = await self.parts.offload(partial(self.sight.pixels.cut, box, size))
                 told = self.parts.prompts.answer_briefly(self.query)
                 shown = closer.show(where, said.text, part=part, instruction=told)
-                generation = await self._answer(shown)
+                generation = await self._answer(shown, gate)
         except EngineError as error:
             return _failed(error)
-        return self._gated(generation, shown, looks=attempt.looks + 1)
+        return self._gated(generation, shown, gate, looks=attempt.looks + 1)
 
     def accept(self, attempt: Attempt) -> Answered:
         """End with what the gate let pass."""
@@ -290,18 +290,19 @@ class Passage:
             raise found
         return Answered(*self._stamp(), spare, "degraded", "agent_failed")
 
-    async def _answer(self, conversation: Conversation) -> Generation:
+    async def _answer(self, conversation: Conversation, gate: GateSpec) -> Generation:
         request = request_for(
             conversation,
             self.rules.max_answer_tokens,
-            top_logprobs=max(self.rules.gate.k, self.rules.evidence_k),
+            top_logprobs=max(gate.k, self.rules.evidence_k),
         )
         generation = await _ask_within(self.rules.speculate_timeout_s, self.parts.small, request)
         self._tell(Speculated(*self._stamp(), generation))
         return generation
 
-    def _gated(self, generation: Generation, asked: Conversation, *, looks: int) -> Attempt:
-        gate = self.rules.gate if looks == 0 else self.rules.closer_gate or self.rules.gate
+    def _gated(
+        self, generation: Generation, asked: Conversation, gate: GateSpec, *, looks: int = 0
+    ) -> Attempt:
         with self._phase("gate"):
             verdict = judge(generation, gate)
             self._tell(Gated(*self._stamp(), verdict))

@@ -165,7 +165,8 @@ def _choices(job: Job) -> Choices:
         policy, settings = "agent_only", replace(settings, screen_by="none")
     http = choices.http
     if choices.gate is not None and http.least_top_logprobs is None:
-        http = replace(http, least_top_logprobs=choices.gate.k)
+        least = max(gate.k for gate in (choices.gate, choices.closer_gate) if gate is not None)
+        http = replace(http, least_top_logprobs=least)
     return replace(
         choices,
         policy=policy,
