@@ -3,9 +3,8 @@
 Every calibration item is screened, in each way of asking; the small model answers it at once, and
 the closer one before and after a look, whatever it is sure of. K is the one whose scores tell right
 from wrong answers best (area under the ROC curve, over all items). A threshold is then the lowest
-at which accepted wrong answers make up at most so much of all queries: `--max-loss` at first sight,
-among those that need no tool, and `--closer-max-loss` after a look, among all that the first gate
-would not accept. The latter may be more, for what is instead would be the agent's own look.
+at which accepted wrong answers make up at most `--max-loss` of all queries: of those that need no
+tool at first sight, and for the gate after a look of all those that the first one would not accept.
 """
 
 from __future__ import annotations
@@ -151,7 +150,7 @@ def _auroc(values: np.ndarray, right: np.ndarray) -> float:
     return auroc(values[right].tolist(), values[~right].tolist()) or 0.0
 
 
-def calibrate(items: Sequence[Item], *, max_loss: float, closer_max_loss: float) -> dict[str, Any]:
+def calibrate(items: Sequence[Item], max_loss: float) -> dict[str, Any]:
     """Observe all items and choose; returns what is written, tables and figures."""
     judged = anyio.run(screen, items)
     by_id = {item.query.query_id: item for item in items}
@@ -168,7 +167,7 @@ def calibrate(items: Sequence[Item], *, max_loss: float, closer_max_loss: float)
         name = "gate" if role == "small" else "first_gate"
         gates[name], accepted, figures[name] = choose(at_first, is_easy, allowed=allowed)
         if after:
-            found = choose(after[0], ~accepted, allowed=int(closer_max_loss * len(items)))
+            found = choose(after[0], ~accepted, allowed=allowed)
             gates["closer_gate"], _, figures["closer_gate"] = found
     return {
         **{
@@ -195,13 +194,11 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-loss", type=float, default=0.005)
-    parser.add_argument("--closer-max-loss", type=float, default=0.01)
     a = parser.parse_args()
     items = list(draw_items(a.items, seed=a.seed, stream="calibration"))
-    losses = {"max_loss": a.max_loss, "closer_max_loss": a.closer_max_loss}
-    written = calibrate(items, **losses)
+    written = calibrate(items, a.max_loss)
     written["chosen_on"] = {
-        "stream": "calibration", "seed": a.seed, "items": a.items, **losses,
+        "stream": "calibration", "seed": a.seed, "items": a.items, "max_loss": a.max_loss,
     }  # fmt: skip
     CALIBRATION.write_text(json.dumps(written, indent=2) + "\n")
     print(json.dumps(written))
