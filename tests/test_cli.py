@@ -179,7 +179,7 @@ def test_ctrl_c_before_the_first_answer_says_so(pair, tmp_path):
 def test_ask_shows_the_way_through_the_phases(pair, picture):
     done = call("ask", picture, "What is 0?", "--option", "star", "--option", "ring")
     assert done.exit_code == 0, done.output
-    for words in ("I screen", "p(needs a tool)", "ask the agent", "IV fall back", "turn 1"):
+    for words in ("I screen", "p(needs a tool)", "a tool is needed", "IV fall back", "turn 1"):
         assert words in done.output
     for words in (
         "I zoom in to see it well.",

@@ -44,11 +44,11 @@ def _describe(event: Event) -> Iterator[tuple[str, str]]:
     match event:
         case Screened(p_tool=p_tool, needs_tool=needs):
             found = "cannot tell" if p_tool is None else f"p(needs a tool) = {p_tool:.3f}"
-            yield "I screen", f"{found}: {'ask the agent' if needs else 'no tool needed'}"
+            yield "I screen", f"{found}: {'a tool is needed' if needs else 'no tool needed'}"
         case Speculated(generation=generation):
             yield "II speculate", f"the small model says [bold]{_escaped(generation.text)}[/bold]"
         case Looked(generation=generation):
-            yield "   look closer", f"at {_escaped(generation.text)}"
+            yield "  closer", f"it looks closer at {_escaped(generation.text)}"
         case Gated(verdict=verdict):
             reason = verdict.reason.replace("_", " ")
             scored = "not scored"
