@@ -56,8 +56,8 @@ def main() -> None:
     models = files.joinpath("builtin", "models")
     found = [m.name for m in models.iterdir()] if models.is_dir() else []
     weights = [name for name in found if models.joinpath(name, "model.safetensors").is_file()]
-    if len(weights) != 2:
-        sys.exit(f"the wheel holds the weights of {weights or 'no model'}, not those of the pair")
+    if set(weights) != {"small", "closer", "large"}:
+        sys.exit(f"the wheel holds the weights of {weights or 'no model'}, not those of all three")
     print(f"wheel: {len(modules) - len(waiting)} of {len(modules)} modules import without extras")
     for name, package in waiting.items():
         print(f"wheel: {name} waits for {package} (extra: {EXTRAS[package]})")
