@@ -1,12 +1,12 @@
 """Does a plan come true on a real vLLM? What is foretold is set beside what is then measured.
 
 The built-in pair is served by two vLLM processes. Calibration: the agent alone and SpecEyes answer
-some items one after the other, and the same items `--fit` at once; from these two runs the plan is
-made as `speceyes plan RUN --fit LOADED` makes it. Then policies take turns on other items, of the
-same mixture, at other concurrencies, in blocks that begin and end with idle engines; the plan is
-asked for the same blocks. Errors are foretold over measured, less one, beside the sampling error of
-both sides together (one standard error, over blocks and over items drawn). Prints one JSON
-document, last; runs and a plot go to --out.
+some items one after the other, and the same items `--fit` at once, with few and with many; from
+these runs the plan is made as `speceyes plan RUN --fit FEW --fit MANY` makes it. Then policies take
+turns on other items, of the same mixture, at other concurrencies, in blocks that begin and end with
+idle engines; the plan is asked for the same blocks. Errors are foretold over measured, less one,
+beside the sampling error of both sides together (one standard error, over blocks and over items
+drawn). Prints one JSON document, last; runs and a plot go to --out.
 
     make vllm && .venv/bin/python benchmarks/plan_vllm.py --out runs/plan-vllm
 """
@@ -203,7 +203,7 @@ def _line(one: Compared) -> str:
     )
 
 
-async def calibrate_both(pair: Pair, suite: Suite, at: Mapping[Path, int]) -> None:
+async def calibrate_all(pair: Pair, suite: Suite, at: Mapping[Path, int]) -> None:
     """Leave a run's folder for each concurrency."""
     async with assembled(Forgetting(pair.small), Forgetting(pair.large), Settings()) as base:
         for folder, concurrency in at.items():
@@ -221,9 +221,10 @@ async def measure_at(
 def run(pair: Pair, asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
     """Calibrate, plan, measure items of the same mixture that are not the suite's, compare."""
     suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
-    alone, loaded = asked.out / "alone", asked.out / "loaded"
-    anyio.run(calibrate_both, pair, suite, {alone: 1, loaded: asked.fit})
-    scenario, fit = plan_from(alone, loaded)
+    alone = asked.out / "alone"
+    loaded = {asked.out / f"at-{callers}": callers for callers in asked.fit}
+    anyio.run(calibrate_all, pair, suite, {alone: 1, **loaded})
+    scenario, fit = plan_from(alone, list(loaded))
     like = [entry for entry in suite.entries() if isinstance(entry, Item)]
     blocks = items_like(like, seed=asked.seed + 1)
     found: list[Compared] = []
@@ -233,8 +234,8 @@ def run(pair: Pair, asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
     return fit, found
 
 
-def plan_from(alone: Path, loaded: Path) -> tuple[Scenario, Fit]:
-    """Make a plan's inputs of both runs, as `speceyes plan ALONE --fit LOADED` does."""
+def plan_from(alone: Path, loaded: Sequence[Path]) -> tuple[Scenario, Fit]:
+    """Make a plan's inputs of all runs, as `speceyes plan ALONE --fit LOADED` does."""
     _, ((_, draw, _),) = draws_of(alone)
     scenario = Scenario(
         draw=draw,
@@ -243,7 +244,7 @@ def plan_from(alone: Path, loaded: Path) -> tuple[Scenario, Fit]:
         small=Servers(seats=SEATS),
         large=Servers(seats=SEATS),
     )
-    fit = fitted(alone, [loaded], scenario)
+    fit = fitted(alone, loaded, scenario)
     for seen, found_s in fit.found:
         _tell(f"fit: {seen.policy}, {seen.callers} at once: {seen.mean_s:.3f} s, {found_s:.3f} s")
     return replace(scenario, small=fit.small, large=fit.large), fit
@@ -278,7 +279,9 @@ def main() -> None:
     """Serve, run, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=60, help="of calibration, and of a block")
-    parser.add_argument("--fit", type=int, default=12, help="concurrency of the second run")
+    parser.add_argument(
+        "--fit", type=int, nargs="+", default=[4, 12], help="concurrency of the runs under load"
+    )
     parser.add_argument("--blocks", type=int, default=2, help="of so many items, at the least two")
     parser.add_argument("--rounds", type=int, default=5, help="a block's least, over concurrency")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6, 16])

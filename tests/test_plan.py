@@ -100,6 +100,13 @@ def served(servers, calls):
         (Servers(seats=9, slowdown=1.0), [(0, 2, None), (0, 2, None)], [4, 4]),
         # Half as bad: 1.5 times as long while both run; the first ends at 1.5, the rest alone.
         (Servers(seats=9, slowdown=0.5), [(0, 1, None), (0, 2, None)], [1.5, 2.5]),
+        # The first companion costs .5, the next three one more .5 between them (4**.5 is 2).
+        (
+            Servers(seats=9, slowdown=0.5, bend=0.5),
+            [(0, 1, None)] * 5,
+            [2.0] * 5,
+        ),
+        (Servers(seats=9, slowdown=0.5, bend=0.5), [(0, 2, None), (0, 1, None)], [2.5, 1.5]),
         # Two replicas: the emptier one serves.
         (Servers(replicas=2, seats=1), [(0, 2, None), (0, 3, None), (1, 1, None)], [2, 3, 3]),
         # A call that gives up makes room at once, and the others are faster from then on.
@@ -380,6 +387,8 @@ def test_nothing_counted_has_no_quantile():
         (lambda: replace(HAND, depths={0: 0.5}), "depth"),
         (lambda: Servers(seats=0), "seats"),
         (lambda: Servers(slowdown=1.5), "slowdown"),
+        (lambda: Servers(bend=0.0), "bend: 0.0"),
+        (lambda: Servers(bend=1.5), "bend: 1.5"),
         (lambda: Servers(price=-1.0), "price"),
         (lambda: Closed(0), "concurrency"),
         (lambda: Poisson(0.0), "rate"),
@@ -596,8 +605,8 @@ def test_the_command_plans_from_a_run(tmp_path):
     }
 
 
-def scenario_of(draw, *, slowdown, crowding=0.0, policy="serial"):
-    servers = Servers(seats=64, slowdown=slowdown, crowding=crowding)
+def scenario_of(draw, *, slowdown, crowding=0.0, bend=1.0, policy="serial"):
+    servers = Servers(seats=64, slowdown=slowdown, crowding=crowding, bend=bend)
     return Scenario(draw=draw, policy=policy, arrivals=Closed(1), small=servers, large=servers)
 
 
@@ -621,6 +630,25 @@ def test_a_fit_finds_the_servers_that_were_measured(slowdown, crowding):
         assert in_blocks(planned, other, queries=400)[0] == pytest.approx(other.mean_s, rel=0.03)
     for one, found_s in fit.found:
         assert found_s == pytest.approx(one.mean_s, rel=0.02)
+
+
+def test_a_fit_to_two_companies_finds_the_bend():
+    draw = replace(HAND, spread=0.3, screen_s=0.3, speculate_s=0.5)
+    true = scenario_of(draw, slowdown=0.4, crowding=0.3, bend=0.6)
+    few, many = (seen_under(true, ["agent_only", "serial"], callers) for callers in (4, 12))
+    straight = scenario_of(draw, slowdown=0.0)
+    bent, line = (fit_servers(straight, seen, queries=400) for seen in (few + many, many))
+    assert bent.large.bend == bent.small.bend == pytest.approx(0.6, abs=0.03)
+    assert bent.large.slowdown == pytest.approx(0.4, abs=0.03)
+    assert bent.large.crowding == pytest.approx(0.3, abs=0.05)
+    assert line.large.bend == 1.0
+    for other in seen_under(true, ["agent_only", "serial", "race"], 2):
+        by_bend, by_line = (
+            in_blocks(replace(true, small=fit.small, large=fit.large), other, queries=400)[0]
+            for fit in (bent, line)
+        )
+        assert by_bend == pytest.approx(other.mean_s, rel=0.03)
+        assert by_line < 0.93 * other.mean_s  # what a line makes of the first companion
 
 
 def test_a_last_block_that_is_shorter_is_left_out():

@@ -78,9 +78,12 @@ def add_plan(app: "typer.Typer") -> None:
             float, typer.Option(help="By how much each call on a small server slows a large one's.")
         ] = 0.0,
         small_crowding: Annotated[float, typer.Option(help="The other way round.")] = 0.0,
+        bend: Annotated[
+            float, typer.Option(help="1: each call more slows as the last; below: the first most.")
+        ] = 1.0,
         fit: Annotated[
             list[Path] | None,
-            typer.Option(help="The same run with several at once: slowdown, crowding from it."),
+            typer.Option(help="The same run with several at once: how calls slow each other."),
         ] = None,
         large_replicas: Annotated[int, typer.Option(help="Large servers.")] = 1,
         small_replicas: Annotated[int, typer.Option(help="Small servers.")] = 1,
@@ -155,6 +158,7 @@ def add_plan(app: "typer.Typer") -> None:
                         seats=small_seats,
                         slowdown=small_slowdown,
                         crowding=small_crowding,
+                        bend=bend,
                         price=small_price,
                     ),
                     large=Servers(
@@ -162,6 +166,7 @@ def add_plan(app: "typer.Typer") -> None:
                         seats=large_seats,
                         slowdown=large_slowdown,
                         crowding=large_crowding,
+                        bend=bend,
                         price=large_price,
                     ),
                     queries=queries,

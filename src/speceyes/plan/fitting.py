@@ -1,8 +1,8 @@
 """How calls slow each other is read here off a run under load: slowdown and crowding are fitted.
 
 It refuses to know files. A run of one query after the other tells how long calls take alone, and
-nothing of company; a second run of the same items, so many at once, tells the rest. What is
-foretold is then other concurrencies, other policies and other items.
+nothing of company; a second run of the same items, so many at once, tells the rest, and a third,
+with more at once, how it bends. What is foretold is then other concurrencies, policies and items.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from speceyes.bench.comparison import Comparison
 from speceyes.bench.records import Record
@@ -21,6 +21,8 @@ from speceyes.plan.drive import Closed, Scenario, simulate
 from speceyes.plan.station import Servers
 
 _HALVINGS: Final = 10  # of 0..1: to a thousandth
+_LEAST_BEND: Final = 0.2
+_BEND_HALVINGS: Final = 5  # of that to 1: to a fortieth
 _QUERIES: Final = 1500  # simulated for each try
 
 
@@ -59,12 +61,14 @@ def seen_in(comparison: Comparison, policy: PolicyName) -> tuple[Seen, ...]:
 def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUERIES) -> Fit:
     """Find the servers that agree with what was seen.
 
-    The large ones' slowdown makes the agent alone as slow as it was seen to be. What the other
-    policies took beyond that is the crowding, of each station by the other, since calls of the
-    small model overlap each other too rarely to tell: their slowdown is taken to be the large
-    ones'. Each is the one number that makes the geometric mean of foretold over seen 1, or the end
-    of 0..1 that comes nearest. Seats, replicas and prices are the scenario's; `queries` are
-    simulated for each number tried.
+    The large ones' slowdown makes the agent alone as slow as it was seen to be; where it was seen
+    with more and with fewer companions, the bend makes it as slow with the most as with the fewest.
+    What the other policies took beyond that is the crowding, of each station by the other, since
+    calls of the small model overlap each other too rarely to tell: their slowdown and bend are
+    taken to be the large ones'. Slowdown and crowding are each the one number that makes the
+    geometric mean of foretold over seen 1, or the end of 0..1 that comes nearest. Seats, replicas
+    and prices are the scenario's; so is the bend with the agent seen in one company only.
+    `queries` are simulated for each number tried.
     Raises: ConfigError where the agent alone, or any other policy, was not seen in company.
     """
     alone = [one for one in seen if one.policy == "agent_only" and one.callers > 1]
@@ -76,23 +80,21 @@ def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUE
         logs = [math.log(in_blocks(tried, m, queries=queries)[0] / m.mean_s) for m in measured]
         return math.fsum(logs) / len(logs)
 
-    def slowed(at: float) -> Scenario:
-        return replace(
-            scenario,
-            small=replace(scenario.small, slowdown=at),
-            large=replace(scenario.large, slowdown=at),
-        )
+    def slowed(tried: Scenario) -> Scenario:
+        return _solved(tried, "slowdown", lambda made: log_off(made, alone), least=0.0)
 
-    scenario = slowed(_solve(lambda at: log_off(slowed(at), alone)))
+    companies = sorted(one.callers for one in alone)
+    if companies[0] < companies[-1]:
+        fewest = [one for one in alone if one.callers == companies[0]]
+        most = [one for one in alone if one.callers == companies[-1]]
 
-    def crowded(at: float) -> Scenario:
-        return replace(
-            scenario,
-            small=replace(scenario.small, crowding=at),
-            large=replace(scenario.large, crowding=at),
-        )
+        def too_bent(tried: Scenario) -> float:
+            made = slowed(tried)
+            return log_off(made, most) - log_off(made, fewest)
 
-    scenario = crowded(_solve(lambda at: log_off(crowded(at), others)))
+        scenario = _solved(scenario, "bend", too_bent, least=_LEAST_BEND, halvings=_BEND_HALVINGS)
+    scenario = slowed(scenario)
+    scenario = _solved(scenario, "crowding", lambda made: log_off(made, others), least=0.0)
     return Fit(
         small=scenario.small,
         large=scenario.large,
@@ -115,17 +117,32 @@ def in_blocks(scenario: Scenario, seen: Seen, *, queries: int = _QUERIES) -> tup
     return mean_s, repeats * seen.block / all_s
 
 
-def _solve(off: Callable[[float], float]) -> float:
-    # Where a rising function crosses zero between 0 and 1, or the end that comes nearest.
-    low, high = 0.0, 1.0
-    if off(low) >= 0.0:
-        return low
-    if off(high) <= 0.0:
-        return high
-    for _ in range(_HALVINGS):
+def _solved(
+    scenario: Scenario,
+    name: str,
+    off: Callable[[Scenario], float],
+    *,
+    least: float,
+    halvings: int = _HALVINGS,
+) -> Scenario:
+    # Give both stations the number at which a rising function is zero, or the nearer end.
+    def made(at: float) -> Scenario:
+        given: dict[str, Any] = {name: at}
+        return replace(
+            scenario,
+            small=replace(scenario.small, **given),
+            large=replace(scenario.large, **given),
+        )
+
+    low, high = least, 1.0
+    if off(made(low)) >= 0.0:
+        return made(low)
+    if off(made(high)) <= 0.0:
+        return made(high)
+    for _ in range(halvings):
         middle = (low + high) / 2.0
-        low, high = (low, middle) if off(middle) > 0.0 else (middle, high)
-    return (low + high) / 2.0
+        low, high = (low, middle) if off(made(middle)) > 0.0 else (middle, high)
+    return made((low + high) / 2.0)
 
 
 def _seen(records: Sequence[Record], policy: PolicyName, callers: int) -> Seen:

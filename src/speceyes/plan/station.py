@@ -8,6 +8,7 @@ on one machine may stand beside each other: then the calls of one are slower for
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +26,10 @@ class Servers:
     """What stands at a station: `replicas`, of each `seats` at once, `slowdown` for every one more.
 
     With b calls in a replica, and o served at the station beside it, each runs at
-    1 / (1 + slowdown * (b - 1) + crowding * o) of its lone speed: slowdown 0 is perfect batching,
-    1 is none; crowding 0 is a machine of its own, and as much as the slowdown one processor for
-    both stations. `price` is what an hour of one replica costs.
+    1 / (1 + slowdown * (b - 1)**bend + crowding * o**bend) of its lone speed: slowdown 0 is perfect
+    batching, 1 is none; crowding 0 is a machine of its own, and as much as the slowdown one
+    processor for both stations. With bend 1 each call more costs as much as the one before it;
+    below 1 the first ones cost most. `price` is what an hour of one replica costs.
     Raises: ConfigError naming the field.
     """
 
@@ -35,6 +37,7 @@ class Servers:
     seats: int = 16
     slowdown: float = 0.0
     crowding: float = 0.0
+    bend: float = 1.0
     price: float = 0.0
 
     def __post_init__(self) -> None:
@@ -44,13 +47,22 @@ class Servers:
         for name in ("slowdown", "crowding"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(name, f"{getattr(self, name)} is not in 0..1")
+        if not 0.0 < self.bend <= 1.0:
+            raise ConfigError("bend", f"{self.bend} is not above 0 and at most 1")
         if self.price < 0.0:
             raise ConfigError("price", f"{self.price} is below 0")
 
     @property
     def capacity(self) -> float:
         """Seconds of lone work that all do in a second, with every seat taken, none beside them."""
-        return self.replicas * self.seats / (1.0 + self.slowdown * (self.seats - 1))
+        return self.replicas * self.seats * self.speed(self.seats)
+
+    def speed(self, calls: int, beside: int = 0) -> float:
+        """Seconds of lone work a second, of each of `calls`, while `beside` are served beside."""
+        slower = 1.0 + self.slowdown * math.pow(calls - 1, self.bend)
+        if beside:
+            slower += self.crowding * math.pow(beside, self.bend)
+        return 1.0 / slower
 
 
 @dataclass(slots=True, eq=False)
@@ -139,10 +151,7 @@ class Station:
             raise
 
     def _rate(self, count: int) -> float:
-        slower = 1.0 + self.servers.slowdown * (count - 1)
-        if self._beside is not None:
-            slower += self.servers.crowding * self._beside.running
-        return 1.0 / slower
+        return self.servers.speed(count, self._beside.running if self._beside else 0)
 
     def _read(self, replica: _Replica) -> None:
         # Bring a replica's meter up to now.

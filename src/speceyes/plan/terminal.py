@@ -182,7 +182,8 @@ def show_fit(console: Console, fit: Fit) -> None:
     """Show how much calls slow each other, and how near the plan comes to what that is from."""
     for name, servers in (("large", fit.large), ("small", fit.small)):
         console.print(
-            f"fitted   {name}: slowdown {servers.slowdown:.3f}, crowding {servers.crowding:.3f}",
+            f"fitted   {name}: slowdown {servers.slowdown:.3f}, crowding {servers.crowding:.3f}, "
+            f"bend {servers.bend:.2f}",
             highlight=False,
         )
     for seen, found_s in fit.found:
