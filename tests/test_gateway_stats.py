@@ -329,6 +329,8 @@ def test_steps_of_a_story_that_was_cut_short():
     assert steps_of(()) == ()
     assert stages(story.trace) == ("decided",)
     assert stages(Story().screened().trace) == ()
+    assert stages(Story().tell(FellBack, "not_worth_it").trace) == ("decided",)
+    assert stages(Story().tell(FellBack, "agent_only").trace) == ()
 
 
 def test_a_gate_that_could_not_score_is_a_step_without_a_score():

@@ -24,6 +24,7 @@ RouteReason: TypeAlias = Literal[
     "agent_failed",  # degraded: the small model's rejected answer was all there was
     "agent_first",  # the agent had answered before it was settled whether it must
     "agent_only",  # the baseline: no funnel was asked for
+    "not_worth_it",  # speculation gains less, of late, than it takes: not even the screen was asked
 ]
 Reason: TypeAlias = GateReason | RouteReason
 
@@ -37,6 +38,11 @@ ENGINE_FAILURES: Final[frozenset[Reason]] = frozenset(
     }
 )
 """The reasons that speak of an engine that is down or broken, not of the query."""
+
+TURNED_AWAY: Final[frozenset[Reason]] = frozenset(
+    {"needs_tool", "screen_failed", "screen_timeout", "not_worth_it"}
+)
+"""The reasons for which a query was sent to the agent without passing the screen."""
 
 _UNUSED: Final[Mapping[Reason, tuple[Phase, ...]]] = {
     "accepted": ("fall_back",),

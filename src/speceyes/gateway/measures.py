@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from speceyes.errors import AgentError, EngineError, SpecEyesError, ToolError
 from speceyes.events import (
+    TURNED_AWAY,
     Answered,
     Event,
     FellBack,
@@ -39,7 +40,6 @@ _PARTY: Final[Mapping[Phase, Party]] = {
     "gate": "small",
     "fall_back": "large",
 }
-_NOT_PASSED: Final[frozenset[Reason]] = frozenset({"needs_tool", "screen_failed", "screen_timeout"})
 _ANSWERED: Final = frozenset({"speculative", "agentic", "degraded"})
 _STATUS: Final = {n: f"{n}xx" for n in range(1, 6)}
 
@@ -138,7 +138,7 @@ def stages(trace: Trace) -> tuple[Stage, ...]:
         return ()
     if reason == "accepted":
         return ("decided", "passed", "accepted")
-    return ("decided",) if reason in _NOT_PASSED else ("decided", "passed")
+    return ("decided",) if reason in TURNED_AWAY else ("decided", "passed")
 
 
 def overhead_s(ended: Ended, trace: Trace) -> float | None:

@@ -7,7 +7,7 @@ and reads a load where one is told.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -28,7 +28,8 @@ from speceyes.events import (
 )
 from speceyes.load import Busy, Load, LoadProbe, behind
 from speceyes.phases import Passage
-from speceyes.policies.contest import Start, run
+from speceyes.policies.contest import SERIAL, Start, run
+from speceyes.policies.fixed import straight_to_agent
 from speceyes.policies.pace import Line, Mean
 from speceyes.types import Engine
 
@@ -37,6 +38,8 @@ _FIRST_QUERIES: Final = 4  # that may race before anything is known
 _FRESH_S: Final = 0.5  # a load told by a server is asked for anew after this
 _STALE_S: Final = 5.0  # and counts for nothing after this
 _LEAST_DELAY: Final = 0.05
+_WORTH_IT: Final = 0.02  # accepted, of all queries: below, speculation is left out
+_TRIED_EVERY: Final = 16  # queries, while it is
 _DOUBT: Final = 0.5  # of a query about which nothing is known
 _PACE: Final = 50.0  # tokens a second, until some were counted
 
@@ -50,6 +53,7 @@ class Outlook:
     time until it is settled that it is not. `large_delay` and `small_delay`: by how many seconds in
     all other calls are late for each second of work more; None: not known yet. `wasted`: share of
     the agent's tokens, of late, that no answer came from. `queries`: under way, with this one.
+    `untried`: queries in a row that were not speculated on.
     """
 
     p_accepted: float
@@ -59,10 +63,11 @@ class Outlook:
     small_delay: float | None
     wasted: float
     queries: int
+    untried: int = 0
 
 
-def choose(outlook: Outlook, *, waste_budget: float) -> Start:
-    """Say what a query starts with.
+def choose(outlook: Outlook, *, waste_budget: float) -> Start | None:
+    """Say what a query starts with; None: with the agent, and nobody else is asked.
 
     The agent starts at once if this saves more time than it costs others. With probability
     1 - p the agent is needed (p = alpha * beta), and the query is done sooner by the time t_no
@@ -75,8 +80,10 @@ def choose(outlook: Outlook, *, waste_budget: float) -> Start:
     room. Where calls wait in a queue it is the queue's length per seat; where all that run share a
     processor, how much longer a call takes than alone, the query's own calls among them. Nobody's
     own gain counts that others pay for: racing looks well to the query that races also where it
-    makes the mean worse. An all-hard suite (p = 0) races at any load, since nothing is wasted; an
-    all-easy one only where there is room.
+    makes the mean worse. A screen that reads the agent's own prompt does its prefill for it, so the
+    time until the screen ends is none that an agent begun at once would save: both would read the
+    prompt, beside each other. Where hardly anything is accepted a query races at any load, since
+    nothing is wasted; where all is, only with room to spare.
 
     Speculation starts with the screen by the same reckoning: it saves min(c_J, c_S) with
     probability beta, and is for nothing with 1 - beta, so if beta > (1 - beta) * delay.
@@ -84,11 +91,18 @@ def choose(outlook: Outlook, *, waste_budget: float) -> Start:
     The budget is a bound, not a part of the reckoning: the agent does not start at once while
     more than this share of its tokens has been wasted. Before anything is known of the engines,
     all speculate at once, for that is short, and a few race.
+
+    Nobody is asked but the agent where p is below `_WORTH_IT`. Speculation saves p * L_agent, and
+    takes a prefill of the large model at least; that this is above .02 of L_agent is the rule, and
+    where it is not, no more than .02 is lost. So that a change is seen, every sixteenth is tried
+    all the same, serially, which costs its screen and nothing else.
     """
+    if outlook.p_accepted < _WORTH_IT:
+        return SERIAL if outlook.untried >= _TRIED_EVERY - 1 else None
     small_delay, large_delay = outlook.small_delay or 0.0, outlook.large_delay
     saved = (1.0 - outlook.p_accepted) * outlook.haste
     if large_delay is None:
-        may_race = outlook.queries <= _FIRST_QUERIES
+        may_race = saved > 0.0 and outlook.queries <= _FIRST_QUERIES
     else:
         may_race = saved > outlook.p_accepted * max(large_delay, _LEAST_DELAY)
     p_screened = outlook.p_screened
@@ -164,7 +178,8 @@ class Adaptive:
     the agent's tokens and those wasted, and of how long calls take against how many are under way,
     in their own engine and in all. Where an engine tells its queue (`load.Busy`, or `probe` for the
     large one), that counts as well, and calls that met a queue are left out of the lines. Answers
-    are those of race: serial's, or the agent's where it is first.
+    are those of race: serial's, or the agent's where it is first; but where speculation has not
+    been worth it, the agent's alone, for the reason `not_worth_it`.
     """
 
     def __init__(
@@ -175,7 +190,8 @@ class Adaptive:
         self._queries = 0
         self._everywhere = _Company()
         self._counters: dict[int, _Counter] = {}
-        self._accepted = Mean(_DOUBT)
+        self._untried = 0
+        self._accepted = Mean(_DOUBT, guess_weight=2.0)
         self._screened = Mean(_DOUBT)
         self._agent_tokens = Mean(0.0)
         self._wasted_tokens = Mean(0.0)
@@ -189,6 +205,7 @@ class Adaptive:
         small = self._counter(passage.parts.small)
         with self._counted():
             start = choose(self.outlook(passage), waste_budget=self.waste_budget)
+            self._untried = 0 if start else self._untried + 1
             listener = _Listener(
                 passage, self._screened, large=large, small=small, everywhere=self._everywhere
             )
@@ -196,11 +213,11 @@ class Adaptive:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(large.refresh)
                 try:
-                    ended = await run(listener.passage(), start)
+                    ended = await _take(listener.passage(), start)
                 except Exception as error:  # noqa: BLE001 - raised below, outside the group
                     ended = error
                 tasks.cancel_scope.cancel()
-        self._learn(listener.events, ended)
+        self._learn(passage, listener.events, ended)
         if isinstance(ended, Exception):
             raise ended
         return ended
@@ -209,14 +226,16 @@ class Adaptive:
         """Say what is known now."""
         parts = passage.parts
         is_known = bool(self._needed_s.guess_weight and self._spared_s.value)
+        guess = 0.0 if _reads_for_agent(passage) else 1.0
         return Outlook(
             p_accepted=self._accepted.value,
             p_screened=1.0 if parts.screener is None else self._screened.value,
-            haste=self._needed_s.value / self._spared_s.value if is_known else 1.0,
+            haste=self._needed_s.value / self._spared_s.value if is_known else guess,
             large_delay=self._delay(self._counter(parts.agent.engine, self.probe)),
             small_delay=self._delay(self._counter(parts.small)),
             wasted=self._wasted_tokens.value / max(self._agent_tokens.value, 1.0),
             queries=self._queries,
+            untried=self._untried,
         )
 
     def _delay(self, counter: _Counter) -> float | None:
@@ -239,13 +258,17 @@ class Adaptive:
         finally:
             self._queries -= 1
 
-    def _learn(self, events: list[Event], ended: Answered | Exception) -> None:
-        if isinstance(ended, Exception):
+    def _learn(self, passage: Passage, events: list[Event], ended: Answered | Exception) -> None:
+        if isinstance(ended, Exception) or ended.reason == "not_worth_it":
             return
         is_accepted = ended.reason == "accepted"
         settled_s = next((e.at_s for e in events if isinstance(e, FellBack)), ended.at_s)
         if ended.reason != "agent_first":
-            (self._spared_s if is_accepted else self._needed_s).add(settled_s)
+            if is_accepted:
+                self._spared_s.add(settled_s)
+            else:
+                read_s = _screened_at_s(events) if _reads_for_agent(passage) else 0.0
+                self._needed_s.add(settled_s - read_s)
         self._accepted.add(float(is_accepted))
         tokens = self._tokens_of_agent(events, is_whole=not is_accepted)
         self._agent_tokens.add(tokens)
@@ -261,6 +284,23 @@ class Adaptive:
         if is_whole and spent_s > 0.0:
             self._pace.add(said / spent_s)
         return said if said or usage.cached_tokens is not None else spent_s * self._pace.value
+
+
+def _reads_for_agent(passage: Passage) -> bool:
+    screener, agent = passage.parts.screener, passage.parts.agent.engine
+    if screener is None or passage.rules.screen.prompt != "shared":
+        return False
+    return behind(screener) is behind(agent)
+
+
+def _screened_at_s(events: Iterable[Event]) -> float:
+    return next((e.at_s for e in events if isinstance(e, PhaseEnded) and e.phase == "screen"), 0.0)
+
+
+async def _take(passage: Passage, start: Start | None) -> Answered:
+    if start is None:
+        return await straight_to_agent(passage, "not_worth_it")
+    return await run(passage, start)
 
 
 @dataclass(slots=True)

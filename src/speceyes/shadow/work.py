@@ -22,7 +22,7 @@ from speceyes.bench.agreement import agree
 from speceyes.calibration.audit import Seen
 from speceyes.calibration.certificate import Certificate, certifies
 from speceyes.errors import ConfigError, EngineUnavailable, SpecEyesError
-from speceyes.events import Answer, Answered, Event, fold, usage_by_phase
+from speceyes.events import TURNED_AWAY, Answer, Answered, Event, fold, usage_by_phase
 from speceyes.funnel import Funnel, Outcome
 from speceyes.load import Busy, behind
 from speceyes.phases import Parts, Passage
@@ -43,7 +43,6 @@ _DRAWN: Final = random.SystemRandom()
 _MOST_SLOTS: Final = 10_000
 _OUTCOMES: Final[dict[bool | None, ShadowOutcome]] = {True: "agreed", False: "differed"}
 _NO_PROMPTS: Final[Mapping[str, str]] = {}
-_TURNED_AWAY: Final = ("needs_tool", "screen_failed", "screen_timeout")
 
 
 def _tell_nobody(outcome: ShadowOutcome, usage: Usage) -> None:
@@ -180,7 +179,7 @@ class Shadow:
             if answer.route == "agentic":
                 self._begin(heard, partial(self._observe, heard), is_busy=is_busy)
             return
-        if answer.reason not in _TURNED_AWAY:  # as in calibration: of what the screen let pass
+        if answer.reason not in TURNED_AWAY:  # as in calibration: of what the screen let pass
             self._score(None if answer.verdict is None else answer.verdict.score)
         was_accepted = answer.route == "speculative" and answer.verdict is not None
         slot = _Slot(Seen(answer.verdict.score if was_accepted and answer.verdict else None))
