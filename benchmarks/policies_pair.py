@@ -3,12 +3,14 @@
 In every repetition each policy, and the agent alone on the same engines, answers the same fresh
 items, each time another one first; engines forget what they keep before each turn. A policy's
 figure is the agent's wall time over its own, repetition by repetition: the median of those ratios
-is what counts, and their range is its spread. Over vLLM each model's worker has a core of its own.
-Prints one JSON document, last.
+is what counts, and their range is its spread; beside it the ratio of the sums. Two limits: of
+queries, 1 / (1 - alpha * beta), and, at concurrency 1, of seconds: the agent's own of all queries
+over its own of those that were left to it, which tend to be the long ones. Over vLLM each model's
+worker has a core of its own. Prints one JSON document, last.
 
     python benchmarks/policies_pair.py --items 24 --repetitions 5 --concurrency 1 6
-    python benchmarks/policies_pair.py --vllm --suite mixed --items 12 --concurrency 1 6 16 64
-        --policy agent serial race adaptive   (make vllm, before; some twelve minutes)
+    python benchmarks/policies_pair.py --vllm --suite mixed --items 12 --rounds 3
+        --concurrency 1 6 16 64 --policy agent serial race adaptive   (make vllm, before)
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -65,6 +67,8 @@ class Turn:
     agent_first: int
     wasted_tokens: int
     agent_tokens: int
+    query_s: Mapping[str, float]
+    left_to_agent: frozenset[str]
 
 
 def items_of(suite: str, *, seed: int) -> Iterator[Item]:
@@ -108,6 +112,8 @@ async def take_turn(name: str, funnel: Funnel, items: Sequence[Item], *, concurr
         agent_first=reasons["agent_first"],
         wasted_tokens=sum(wasted(one.trace).completion_tokens for one in outcomes),
         agent_tokens=sum(usage.completion_tokens for usage in said if usage is not None),
+        query_s={answer.query_id: answer.elapsed_s for answer in answers},
+        left_to_agent=frozenset(a.query_id for a in answers if a.reason != "accepted"),
     )
 
 
@@ -127,7 +133,7 @@ async def measure(
         async with funnel:
             warm = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
             await take_turn(name, funnel, warm, concurrency=concurrency)
-    count = max(asked.items, concurrency)  # fewer would not be so many at once
+    count = max(asked.items, asked.rounds * concurrency)  # fewer would not be so many at once
     for repetition in range(asked.repetitions):
         items = list(islice(drawn, count))
         shift = repetition % len(asked.policy)
@@ -143,13 +149,36 @@ async def measure(
     found = [_figure(name, turns, count) for name in asked.policy]
     for figure in found:
         print(f"{suite:6} {concurrency:3} {figure['policy']:11} {_line(figure)}", flush=True)
-    return {"suite": suite, "concurrency": concurrency, "items": count, "figures": found}
+    told = {"suite": suite, "concurrency": concurrency, "items": count, "figures": found}
+    return told | {"adaptive_over_best": _adaptive_over_best(found)}
+
+
+def _adaptive_over_best(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Compare adaptive with whichever fixed policy took the least time in all."""
+    adaptive = next((figure for figure in found if figure["policy"] == "adaptive"), None)
+    fixed = [figure for figure in found if figure["policy"] not in {AGENT, "adaptive"}]
+    if adaptive is None or not fixed:
+        return None
+    best = max(fixed, key=lambda figure: float(figure["of_sums"]))
+    ratios = [a / b for a, b in zip(adaptive["ratios"], best["ratios"], strict=True)]
+    return {
+        "best": best["policy"],
+        "of_sums": adaptive["of_sums"] / best["of_sums"],
+        "median": statistics.median(ratios),
+        "range": [min(ratios), max(ratios)],
+    }
 
 
 def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str, Any]:
     mine = [next(t for t in round_ if t.policy == name) for round_ in turns]
     alone = [next(t for t in round_ if t.policy == AGENT) for round_ in turns]
     ratios = [a.seconds / m.seconds for a, m in zip(alone, mine, strict=True)]
+    left_s = sum(
+        a.query_s[query_id]
+        for a, m in zip(alone, mine, strict=True)
+        for query_id in m.left_to_agent & a.query_s.keys()
+    )
+    alone_s = sum(sum(a.query_s.values()) for a in alone)
     count, agent_tokens = items * len(mine), sum(t.agent_tokens for t in mine)
     accepted = sum(t.accepted for t in mine) / count
     return {
@@ -157,10 +186,12 @@ def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str,
         "ratios": ratios,
         "median": statistics.median(ratios),
         "range": [min(ratios), max(ratios)],
+        "of_sums": sum(t.seconds for t in alone) / sum(t.seconds for t in mine),
         "by_mean_latency": statistics.median(
             a.mean_s / m.mean_s for a, m in zip(alone, mine, strict=True)
         ),
         "limit": None if accepted == 1.0 else 1.0 / (1.0 - accepted),
+        "limit_of_seconds": alone_s / left_s if left_s else None,
         "mean_s": statistics.fmean(t.mean_s for t in mine),
         "right": sum(t.right for t in mine) / count,
         "failed": sum(t.failed for t in mine),
@@ -173,7 +204,8 @@ def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str,
 def _line(figure: dict[str, Any]) -> str:
     low, high = figure["range"]
     return (
-        f"{figure['median']:5.2f}x ({low:.2f}-{high:.2f})  mean {figure['mean_s']:.3f} s  "
+        f"{figure['median']:5.2f}x ({low:.2f}-{high:.2f}), sums {figure['of_sums']:.2f}x  "
+        f"mean {figure['mean_s']:.3f} s  "
         f"right {figure['right']:.3f}  accepted {figure['accepted']:.2f}  "
         f"first {figure['agent_first']:.2f}  wasted {figure['wasted']:.2f}"
     )
@@ -228,6 +260,7 @@ def main() -> None:
     parser.add_argument(
         "--items", type=int, default=24, help="of each repetition, and at least the concurrency"
     )
+    parser.add_argument("--rounds", type=int, default=1, help="items, over those at once, at least")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6])
     parser.add_argument("--suite", nargs="+", choices=list(SUITES), default=list(SUITES))
@@ -243,6 +276,7 @@ def main() -> None:
         "benchmark": "policies_pair",
         "engines": "vllm" if asked.vllm else "local",
         "items": asked.items,
+        "rounds": asked.rounds,
         "repetitions": asked.repetitions,
         "seed": asked.seed,
         "screen_prompt": asked.screen_prompt,

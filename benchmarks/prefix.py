@@ -3,22 +3,26 @@
 Phase I: for each item, what the first token of the agent costs after a screen (in the agent's own
 words, and in the paper's) beyond what it costs alone, as a share of that. Turns: the same items
 answered by the agent, with prefixes kept and without, in turns. Before each figure all is
-forgotten. Prints one JSON document, last.
+forgotten. With --wider N, Phase I on a model of random weights, N times as wide as the built-in one
+and so with some N * N of its work: what a request costs beside its tokens stays as it is. Prints
+one JSON document, last.
 
     python benchmarks/prefix.py --items 24
     make vllm && .venv/bin/python benchmarks/prefix.py --vllm      # Phase I over a real vLLM
+    .venv/bin/python benchmarks/prefix.py --vllm --items 8 --wider 6
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -260,26 +264,61 @@ async def answered(engine: LocalEngine, item: Item) -> tuple[float, Answer]:
         return time.perf_counter() - start_s, answer
 
 
-async def here(items: Sequence[Item], repeats: int, *, pictures: Sequence[int]) -> dict[str, Any]:
-    """Measure the local engine."""
-    large = LocalEngine.load(MODELS / "large", name="large", threads=1)
-    prices = await phase_ones(large, large.forget, items, repeats=repeats, pictures=pictures)
+def widened(times: int, folder: Path) -> Path:
+    """Write a model like the large one, so many times as wide, of random weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    shutil.copytree(
+        MODELS / "large", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json")
+    )
+    config = AutoConfig.from_pretrained(MODELS / "large")
+    for part, names in (
+        (config.text_config, ("num_attention_heads", "num_key_value_heads")),
+        (config.vision_config, ("num_heads", "out_hidden_size")),
+    ):
+        for name in ("hidden_size", "intermediate_size", *names):
+            setattr(part, name, times * getattr(part, name))
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tell(f"{sum(weights.numel() for weights in model.parameters()) / 1e6:.1f} M weights")
+    return folder
+
+
+async def here(items: Sequence[Item], asked: argparse.Namespace, model: Path) -> dict[str, Any]:
+    """Measure the local engine; the agent's turns only where the model has learned to take any."""
+    large = LocalEngine.load(model, name="large", threads=1)
+    prices = await phase_ones(
+        large, large.forget, items, repeats=asked.repeats, pictures=asked.pictures
+    )
     await large.aclose()
-    return {"phase_one": prices, "turns": await turns(items, repeats)}
+    told: dict[str, Any] = {"phase_one": prices}
+    return told if asked.wider > 1 else told | {"turns": await turns(items, asked.repeats)}
 
 
-async def there(items: Sequence[Item], repeats: int, *, pictures: Sequence[int]) -> dict[str, Any]:
+async def there(items: Sequence[Item], asked: argparse.Namespace, model: Path) -> dict[str, Any]:
     """Measure a real vLLM, on the wall only: what it works is not this process' own."""
     from speceyes.engines.http import HttpEngine
-    from tests.e2e.vllm_server import serve_pair
+    from tests.e2e.vllm_env import FOLDER, is_ready
+    from tests.e2e.vllm_server import Server, cores
 
-    with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), tell) as pair:
-        engine = HttpEngine(pair.large.base_url, model=pair.large.name)
-        forget = pair.large.forget
+    if not is_ready():
+        raise SystemExit(f"{FOLDER} is not there or out of date; run `make vllm`")
+    with tempfile.TemporaryDirectory() as logs, ExitStack() as stack:
+        server = Server(model=model, name="large", core=cores()[1], folder=Path(logs), tell=tell)
+        stack.callback(server.stop)
+        server.ensure()
+        engine = HttpEngine(server.base_url, model=server.name)
         try:
             return {
                 "phase_one": await phase_ones(
-                    engine, forget, items, repeats=repeats, pictures=pictures, clocks=("wall_s",)
+                    engine,
+                    server.forget,
+                    items,
+                    repeats=asked.repeats,
+                    pictures=asked.pictures,
+                    clocks=("wall_s",),
                 )
             }
         finally:
@@ -297,18 +336,23 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pictures", type=int, nargs="+", default=[1], help="a prompt's")
+    parser.add_argument("--wider", type=int, default=1, help="than the built-in model, random")
     parser.add_argument("--seed", type=int, default=20260412)
     parser.add_argument("--vllm", action="store_true")
     asked = parser.parse_args()
     items = list(draw_items(asked.items, seed=asked.seed))
-    measure = partial(there if asked.vllm else here, pictures=asked.pictures)
+    with tempfile.TemporaryDirectory() as folder:
+        is_wider = asked.wider > 1
+        model = widened(asked.wider, Path(folder, "wider")) if is_wider else MODELS / "large"
+        found = anyio.run(there if asked.vllm else here, items, asked, model)
     told = {
         "benchmark": "prefix",
         "commit": read_commit(),
         "machine": asdict(read_machine()),
         "engine": "vllm" if asked.vllm else "local",
         "seed": asked.seed,
-        **anyio.run(measure, items, asked.repeats),
+        "wider": asked.wider,
+        **found,
     }
     print(json.dumps(told))
 
