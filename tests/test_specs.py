@@ -107,11 +107,31 @@ class Odd:
             raise ConfigError("share", "is above 1")
 
 
+@dataclass(frozen=True)
+class Two:
+    """Tables within a table."""
+
+    one: Odd
+    other: Odd | None = None
+
+
 def test_a_table_fills_a_dataclass():
     assert read_table("odd", {"name": "a", "share": 1, "count": None}, Odd) == Odd("a", 1.0)
     assert read_table("odd", {"name": "a", "way": "down", "count": 3}, Odd) == Odd(
         "a", 0.5, 3, "down"
     )
+
+
+def test_a_table_within_a_table_fills_a_dataclass_within_one():
+    odd = Odd("a", 0.5)
+    assert read_table("two", {"one": {"name": "a", "share": 0.5}}, Two) == Two(odd)
+    both = {"one": {"name": "a", "share": 0.5}, "other": {"name": "b"}}
+    assert read_table("two", both, Two) == Two(odd, Odd("b"))
+    assert read_table("two", {"one": {"name": "a"}, "other": None}, Two).other is None
+    with pytest.raises(ConfigError, match=r"^two\.other\.share: is to be a number, not 'x'$"):
+        read_table("two", {**both, "other": {"name": "b", "share": "x"}}, Two)
+    with pytest.raises(ConfigError, match=r"^two\.one: is to be a table with keys, not 3$"):
+        read_table("two", {"one": 3}, Two)
 
 
 def test_an_error_of_the_value_gets_the_tables_name():

@@ -7,7 +7,7 @@ of which types, and which have defaults.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -27,6 +27,7 @@ _KINDS: Mapping[object, str] = {
 def read_table(name: str, table: object, kind: type[T]) -> T:
     """Make a dataclass of a table's entries; keys that are left out keep their defaults.
 
+    A field that is a dataclass itself takes a table in turn.
     Raises: ConfigError naming the key: unknown, missing, of a wrong type or out of its range.
     """
     entries = as_table(name, table)
@@ -76,6 +77,9 @@ def _value(field: str, value: object, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         return _values(field, value, get_args(hint)[0])
     kinds = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+    for kind in kinds:
+        if is_dataclass(kind) and isinstance(kind, type) and value is not None:
+            return read_table(field, value, kind)
     if type(value) in kinds:
         return value
     if type(value) is int and float in kinds:
