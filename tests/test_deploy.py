@@ -89,6 +89,9 @@ def test_what_stands_there_as_a_comment_is_read_too():
     plan = plan_of(table, DEPLOY, flags={})
     assert [key.sha256 for key in plan.settings.keys] == [digest]
     assert plan.settings.audit.file == "/var/log/speceyes/audit.jsonl"
+    shadow = plan.routes[0].settings.shadow
+    assert (shadow.mode, shadow.on_breach) == ("audit", "off")
+    assert Path(shadow.state_folder).parent == Path("/var/lib") / unit()["StateDirectory"][0]
 
 
 # --- compose.yaml

@@ -178,6 +178,66 @@ async def test_what_was_accepted_is_checked_beside_and_shown():
     assert 'speceyes_shadow_tokens_total{kind="completion",model="speceyes"}' in metrics
 
 
+KEPT = (
+    WATCHED
+    + """
+max_loss = 0.05
+on_breach = "off"
+state_folder = "state"
+"""
+)
+
+
+async def visits(plan, most):
+    """Ask until the agent answers, each checked before the next; say how it stood at the start.
+
+    Gives the number of accepted answers, and the shadow in /v1/stats and in /metrics.
+    """
+    routes = []
+    async with open_gateway(plan) as gateway, gateway.observer.open():
+        client = Client(inner_app(gateway))
+        shadow = gateway.routes.find("speceyes").shadow
+        shown = (await client.get("/v1/stats")).json()["now"]["shadows"]["speceyes"]
+        metrics = (await client.get("/metrics")).body.decode()
+        while len(routes) < most and "agentic" not in routes:
+            routes.append((await client.post(body())).json()["speceyes"]["route"])
+            with anyio.fail_after(20):
+                await shadow.drain()
+    return routes.count("speculative"), shown, metrics
+
+
+async def test_a_route_whose_bound_broke_stays_off_after_a_restart(tmp_path):
+    async with serving(speak) as server:
+        told = KEPT.format(url=server.url, policy="serial")
+        plan = plan_of(tomllib.loads(told), tmp_path, flags={})
+        checks, shown, _ = await visits(plan, 40)
+        assert 0 < checks < 39
+        assert shown["states"] == {"watching": 1}
+        asked = len(server.bodies)
+        count, shown, metrics = await visits(plan, 1)
+        assert count == 0
+        assert "little" not in [one["model"] for one in server.bodies[asked:]]
+        assert (shown["states"], shown["checked"]) == ({"off": 1}, checks)
+        assert 'speceyes_shadow_workers{model="speceyes",state="off"} 1.0' in metrics
+        assert "speceyes_shadow_threshold{" in metrics
+        other = plan_of(tomllib.loads(told.replace("1.0, k", "2.0, k")), tmp_path, flags={})
+        _, shown, _ = await visits(other, 1)
+        assert shown["states"] == {"watching": 1}  # another gate
+        for file in (tmp_path / "state").iterdir():  # how an operator has it begin anew
+            file.unlink()
+        _, shown, _ = await visits(plan, 1)
+        assert (shown["states"], shown["queries"]) == ({"watching": 1}, 0)
+
+
+async def test_a_folder_that_cannot_be_used_names_its_route(tmp_path):
+    (tmp_path / "state").write_text("")
+    told = KEPT.format(url="http://127.0.0.1:9/v1", policy="serial")
+    with pytest.raises(ConfigError) as caught:
+        async with open_gateway(plan_of(tomllib.loads(told), tmp_path, flags={})):
+            pass
+    assert caught.value.field == "routes.speceyes.shadow.state_folder"
+
+
 @pytest.mark.parametrize("policy", ["small_only", "agent_only"])
 async def test_without_a_gate_there_is_nothing_to_watch(policy):
     with pytest.raises(ConfigError) as caught:

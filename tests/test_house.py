@@ -70,7 +70,7 @@ ROOMS: dict[str, Room] = {
     "calibration": Room(("calibration", "calibration.*"), ("nouns", "gate"), ("numpy",), pure=True),
     # Shadow mode's pure part: settings, what is watched, what is written down.
     "watch": Room(
-        ("shadow.settings", "shadow.watch", "shadow.records"),
+        ("shadow.settings", "shadow.watch", "shadow.records", "shadow.state"),
         ("nouns", "gate", "calibration"),
         pure=True,
     ),

@@ -400,9 +400,12 @@ class TestSettings:
         assert caught.value.field == f"routes.r.shadow.{field}"
 
     def test_a_route_has_one_of_its_own_and_is_off_without(self):
-        told = {"routes": {"r": {"shadow": {"mode": "observe", "file": "x.jsonl"}}, "s": {}}}
+        shadow = {"mode": "observe", "file": "x.jsonl", "state_folder": "state"}
+        told = {"routes": {"r": {"shadow": shadow}, "s": {}}}
         one, other = plan_of(told, Path("/etc/eyes"), flags={}).routes
         assert one.settings.shadow.file == "/etc/eyes/x.jsonl"
+        assert one.settings.shadow.state_folder == "/etc/eyes/state"
+        assert other.settings.shadow.state_folder is None
         assert other.settings.shadow.mode == "off"
 
     def test_no_shadow_where_all_is_passed_on(self):

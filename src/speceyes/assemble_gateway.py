@@ -5,8 +5,8 @@ It refuses to know how requests are served.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,8 @@ async def open_gateway(plan: Plan, folder: Path | None = None) -> AsyncIterator[
         stable.observers.append(watcher)
         for shadow in (route.shadow for route in routes):
             if shadow is not None:
-                watcher.watch(await stack.enter_async_context(shadow))
+                with _naming(shadow.name):
+                    watcher.watch(await stack.enter_async_context(shadow))
         yield Gateway(
             settings=plan.settings, routes=Routes(routes), observer=watcher, fetcher=fetcher
         )
@@ -108,14 +109,20 @@ class _Stable:
 
 
 async def _open_route(plan: RoutePlan, stable: _Stable, *, workers: int) -> Route:
-    try:
+    with _naming(plan.settings.name):
         if plan.settings.mode == "bypass":
             return await _open_bypass(plan, stable)
         route, choices = await _open_funnel(plan, stable), plan.choices
         route = replace(route, certificate=choices.certificate)
         return shadowed(route, workers=workers, choices=choices)
+
+
+@contextmanager
+def _naming(route: str) -> Iterator[None]:
+    try:
+        yield
     except ConfigError as error:
-        raise ConfigError(f"routes.{plan.settings.name}.{error.field}", error.message) from error
+        raise ConfigError(f"routes.{route}.{error.field}", error.message) from error
 
 
 async def _open_bypass(plan: RoutePlan, stable: _Stable) -> Route:

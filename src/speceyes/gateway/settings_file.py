@@ -164,9 +164,11 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shadow(value: object, folder: Path) -> ShadowSettings:
     settings = read_table("shadow", value, ShadowSettings)
-    return (
-        settings if settings.file is None else replace(settings, file=str(folder / settings.file))
+    file, kept = (
+        None if named is None else str(folder / named)
+        for named in (settings.file, settings.state_folder)
     )
+    return replace(settings, file=file, state_folder=kept)
 
 
 def _within(name: str, error: InputError) -> ConfigError:

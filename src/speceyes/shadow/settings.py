@@ -33,7 +33,8 @@ class ShadowSettings:
     counted. `drift_after`: how many scores make a window of the test for drift; where no
     calibration's scores are known, the first window is what all later ones are held against.
     `file`: where "observe" keeps at most `max_records` records; None: nowhere. `answers`: both
-    answers stand in them in words, not only whether they agree.
+    answers stand in them in words, not only whether they agree. `state_folder`: what was seen and
+    found is kept there, for the next process to go on from; None: it ends with this one.
     Raises: ConfigError naming the field.
     """
 
@@ -48,6 +49,7 @@ class ShadowSettings:
     file: str | None = None
     max_records: int = 100_000
     answers: bool = False
+    state_folder: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

@@ -102,7 +102,7 @@ def begin(
         window=max(_LEAST_WINDOW, math.ceil(_WINDOWS / (settings.max_loss * share))),
     )
     watch = Watch(settings=settings, gate=gate, audit=Audit(spec), workers=workers)
-    return watch if reference is None else _held_against(watch, reference, "calibration")
+    return watch if reference is None else held_against(watch, reference, "calibration")
 
 
 def edges_above(gate: GateSpec) -> tuple[float, ...]:
@@ -130,7 +130,7 @@ def checked(watch: Watch, seen: Seen) -> Watch:
         seen = Seen()
     was_alarmed = watch.audit.is_alarmed
     watch = replace(watch, audit=audits.observe(watch.audit, seen))
-    return watch if was_alarmed or not watch.audit.is_alarmed else _answered(watch)
+    return watch if was_alarmed or not watch.audit.is_alarmed else answered(watch)
 
 
 def scored(watch: Watch, score: float) -> Watch:
@@ -140,7 +140,7 @@ def scored(watch: Watch, score: float) -> Watch:
     first = (*watch.first, score)
     if len(first) < watch.settings.drift_after:
         return replace(watch, first=first)
-    return _held_against(watch, drifts.reference_of(first), "first")
+    return held_against(watch, drifts.reference_of(first), "first")
 
 
 def passes(score: float, gate: GateSpec) -> bool:
@@ -169,7 +169,8 @@ def watched(watch: Watch) -> Watched:
     )
 
 
-def _held_against(watch: Watch, reference: Reference, drift_from: DriftFrom) -> Watch:
+def held_against(watch: Watch, reference: Reference, drift_from: DriftFrom) -> Watch:
+    """Hold scores against these from now on, window by window as the settings say."""
     own = replace(
         reference,
         window=watch.settings.drift_after,
@@ -178,7 +179,8 @@ def _held_against(watch: Watch, reference: Reference, drift_from: DriftFrom) -> 
     return replace(watch, first=(), drift=Drift(own), drift_from=drift_from)
 
 
-def _answered(watch: Watch) -> Watch:
+def answered(watch: Watch) -> Watch:
+    """Do with a bound that is broken as the settings say."""
     settings = watch.settings
     if settings.mode != "audit" or settings.on_breach == "tell":
         return replace(watch, state="broken")

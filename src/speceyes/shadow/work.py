@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -30,8 +30,10 @@ from speceyes.policies.contest import speculate
 from speceyes.policies.fixed import Policy, agent_only, straight_to_agent
 from speceyes.shadow.findings import passed_in, record_of, said_in, setup_of, verdict_in
 from speceyes.shadow.keep import Keep
+from speceyes.shadow.memory import Memory
 from speceyes.shadow.records import Setup, ShadowRecord, to_line, without_words
 from speceyes.shadow.settings import ShadowSettings
+from speceyes.shadow.state import plain_setup
 from speceyes.shadow.watch import Watch, Watched, begin, checked, scored, watched
 from speceyes.types import Engine, Query, Usage
 
@@ -77,8 +79,9 @@ class Shadow:
     each piece of work that ended or found no room; `draw` gives numbers from 0 to 1 and knows
     nothing of the queries.
     Invariants: `hear` neither waits nor raises; at most `max_in_flight` pieces of work are under
-    way; an engine with a queue is left alone; leaving cancels all work. What it has seen stays.
-    Raises: ConfigError if its mode is off.
+    way; an engine with a queue is left alone; leaving cancels all work. What it has seen stays, and
+    with a `state_folder` is gone on from by the next one, in this process or another.
+    Raises: ConfigError if its mode is off; when entered, if the folder cannot be used.
     """
 
     def __init__(
@@ -99,6 +102,10 @@ class Shadow:
         self._draw = draw
         kept = settings.file
         self._keep = None if kept is None else Keep(kept, most=settings.max_records)
+        folder = settings.state_folder
+        memory = None if folder is None else Memory(folder, name=name, mode=settings.mode)
+        self._memory = memory
+        self._valid_for: Mapping[str, Any] = {}
         self._is_free: Callable[[], bool] = _always
         self._known: Watch | None = None
         self._setup: Setup | None = None
@@ -108,14 +115,22 @@ class Shadow:
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Shadow:
+        if self._memory is not None:
+            self._known = await self._memory.open(self._valid_for, self._watch)
         self._tasks = await anyio.create_task_group().__aenter__()
+        if self._memory is not None:
+            self._tasks.start_soon(self._memory.keep, lambda: self._watch)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(None, None, None)  # its work keeps its errors to itself
+        try:
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(None, None, None)  # its work keeps its errors to itself
+        finally:
+            if self._memory is not None:
+                await self._memory.leave(self._watch)
 
     @property
     def in_flight(self) -> int:
@@ -146,7 +161,7 @@ class Shadow:
         workers: int = 1,
         is_free: Callable[[], bool] = _always,
     ) -> Funnel:
-        """Begin to watch a funnel, from nothing; give the one that is to answer in its place.
+        """Begin to watch a funnel; give the one that is to answer in its place.
 
         That one obeys the shadow, and its owner has it `hear` of what was answered (`overheard`
         does so by itself). `prompts` identify the wording; `is_free` says if engines may be asked.
@@ -162,6 +177,7 @@ class Shadow:
             raise ConfigError("shadow.certificate", "speaks of another gate; give its own, or none")
         self._is_free = is_free
         self._setup = setup_of(funnel, prompts)
+        self._valid_for = plain_setup(self._setup, rules.closer_gate)
         reference = None if told is None else told.reference
         self._known = begin(self.settings, rules.gate, workers=workers, reference=reference)
         self._slots.clear()
@@ -303,6 +319,8 @@ class Shadow:
             self._known = now = checked(before, slots.popleft().seen)
             if now.state != before.state or now.gate != before.gate:
                 self._say(before, now)
+                if self._memory is not None:
+                    self._memory.hurry()
 
     def _say(self, before: Watch, now: Watch) -> None:
         _LOG.warning(
