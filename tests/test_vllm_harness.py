@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +17,7 @@ import pytest
 from speceyes.engines.http import HttpEngine, HttpSettings
 from speceyes.gate import GateSpec, judge
 from speceyes.types import GenerateRequest, Message, Text
-from tests.e2e import vllm_env
+from tests.e2e import vllm_env, vllm_server
 from tests.e2e.proxy import FALSEHOODS, keep, proxying
 from tests.e2e.vllm_server import Server, ServerDidNotStart, StillBusy
 from tests.stub_server import say, serving
@@ -43,6 +48,7 @@ FORGETFUL = HEALTHY.replace(
         self.wfile.write(b'{"success": true}' if done else b'{"success": false}')""",
 ).replace("class Health", "tries = []\nclass Health")
 BROKEN = "print('no such model'); raise SystemExit(3)"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 MUTE = "import time; print('loading', flush=True); time.sleep(60)"
 
 
@@ -80,7 +86,7 @@ def child_of(server: Server) -> int:
     return next(int(line.split()[1]) for line in server.tail() if line.startswith("child "))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@LINUX
 @pytest.mark.parametrize("end", [Server.stop, Server.kill])
 def test_a_server_ends_with_all_that_it_started(server, end):
     server.start()
@@ -94,6 +100,128 @@ def test_a_server_ends_with_all_that_it_started(server, end):
     assert not is_alive(child)
     assert not server.is_healthy()
     end(server)  # a second time does no harm
+
+
+SERVING = """
+import sys, time
+from pathlib import Path
+from tests import test_vllm_harness as stand_ins
+from tests.e2e import vllm_server
+
+script, stop_s = getattr(stand_ins, sys.argv[2]), float(sys.argv[3])
+vllm_server.is_ready = lambda: True
+vllm_server.Server = lambda **told: stand_ins.Scripted(script=script, poll_s=0.02, **told)
+vllm_server._STOP_S = stop_s
+with vllm_server.serve_pair(Path(sys.argv[1])):
+    print("within", flush=True)
+    if sys.argv[4] == "stay":
+        time.sleep(60)
+"""
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + HEALTHY
+
+
+class Serving:
+    """A process that serves a pair of stand-ins, and what it started."""
+
+    def __init__(self, folder, script, *, stop_s=5.0, then="stay"):
+        words = [sys.executable, "-c", SERVING, str(folder), script, str(stop_s), then]
+        self.folder = folder
+        named = {**os.environ, "TMPDIR": str(folder)}  # which servers and children inherit
+        self.process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, text=True, env=named, cwd=vllm_env.ROOT
+        )
+
+    def until(self, word):
+        for line in self.process.stdout:
+            if word in line:
+                return
+        raise AssertionError(f"it never said {word}")
+
+    def left_over(self):
+        """Give the servers and their children that outlive it, and end them."""
+        self.process.wait(30)
+        self.process.stdout.close()
+        time.sleep(0.2)
+        found = [pid for pid, told in environments() if f"TMPDIR={self.folder}" in told]
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        return found
+
+
+def environments():
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and is_alive(int(folder.name)):
+            with suppress(OSError):
+                yield int(folder.name), (folder / "environ").read_text(errors="replace")
+
+
+@LINUX
+@pytest.mark.parametrize(("script", "word"), [("HEALTHY", "within"), ("MUTE", "starting")])
+def test_a_process_that_is_told_to_end_leaves_no_server(tmp_path, script, word):
+    serving = Serving(tmp_path, script)
+    if word == "within":
+        serving.until(word)
+    else:  # while it waits for servers that are not ready
+        logs = [tmp_path / f"vllm-{role}.log" for role in ("small", "large")]
+        for _ in range(500):
+            if all(log.is_file() and "loading" in log.read_text() for log in logs):
+                break
+            time.sleep(0.02)
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.left_over() == []
+    assert serving.process.returncode == 128 + signal.SIGTERM
+
+
+@LINUX
+@pytest.mark.parametrize("then", ["stay", "leave"])
+def test_told_again_while_it_cleans_up_it_still_leaves_no_server(tmp_path, then):
+    serving = Serving(tmp_path, "STUBBORN", stop_s=1.0, then=then)
+    serving.until("within")
+    for _ in range(3):
+        serving.process.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+    assert serving.left_over() == []
+    assert serving.process.returncode == -signal.SIGTERM  # what came late counts afterwards
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    monkeypatch.setattr(vllm_server, "is_ready", lambda: True)
+    monkeypatch.setattr(vllm_server, "Server", lambda **told: Scripted(poll_s=0.02, **told))
+
+
+def test_a_block_that_ends_gives_the_signal_back(tmp_path, stand_ins):
+    before = signal.getsignal(signal.SIGTERM)
+    with vllm_server.serve_pair(tmp_path, tell=lambda _: None):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_who_serves_may_say_how_it_leaves(tmp_path, stand_ins):
+    class LeftError(Exception):
+        pass
+
+    def leave():
+        raise LeftError
+
+    with (
+        pytest.raises(LeftError),
+        vllm_server.serve_pair(tmp_path, lambda _: None, leave=leave) as pair,
+    ):
+        signal.raise_signal(signal.SIGTERM)
+    assert not any(server.is_healthy() for server in pair.servers)
+
+
+def test_a_pair_may_be_served_from_any_thread(tmp_path, stand_ins):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def serve():
+        with vllm_server.serve_pair(tmp_path, tell=lambda _: None) as pair:
+            return [server.is_healthy() for server in pair.servers]
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(serve).result() == [True, True]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_server_starts_again_at_its_address(server):

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from PIL import Image as Pillow
 
@@ -249,22 +250,58 @@ class Pair:
             server.warm_up()
 
 
+def leave_process() -> NoReturn:
+    """End the process as one that SIGTERM has ended, but not before its cleanup."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 @contextmanager
-def serve_pair(folder: Path, tell: Callable[[str], None] = print) -> Iterator[Pair]:
-    """Serve both built-in models until the block ends. Raises: ServerDidNotStart."""
+def serve_pair(
+    folder: Path,
+    tell: Callable[[str], None] = print,
+    *,
+    leave: Callable[[], NoReturn] = leave_process,
+) -> Iterator[Pair]:
+    """Serve both built-in models until the block ends, be it by SIGTERM, on which it leaves.
+
+    Raises: ServerDidNotStart.
+    """
     if not is_ready():
         raise ServerDidNotStart(f"{FOLDER} is not there or out of date; run `make build/vllm`")
     small, large = (
         Server(model=MODELS / role, name=role, core=core, folder=folder, tell=tell)
         for role, core in zip(ROLES, cores(), strict=True)
     )
-    with ExitStack() as stack:
-        for server in (small, large):
-            stack.callback(server.stop)
-            server.start()
+    with _ended_by_sigterm(leave) as hold_back, ExitStack() as stack:
+        stack.callback(small.stop)
+        stack.callback(large.stop)
+        stack.callback(hold_back)  # the first to be called
+        small.start()
+        large.start()
         pair = Pair(small, large)
         pair.wait_ready()
         yield pair
+
+
+@contextmanager
+def _ended_by_sigterm(leave: Callable[[], NoReturn]) -> Iterator[Callable[[], None]]:
+    # Without a handler the process ends at once, and its servers, in sessions of their own, go on.
+    # Once told to hold back, what comes then counts when the block has ended.
+    if threading.current_thread() is not threading.main_thread():  # no other may set one
+        yield lambda: None
+        return
+    late: list[int] = []
+
+    def hold_back() -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: late.append(number))
+
+    before = signal.signal(signal.SIGTERM, lambda *_: leave())
+    try:
+        yield hold_back
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if late:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _environment(server: Server) -> dict[str, str]:
