@@ -254,6 +254,7 @@ async def test_killed_in_the_middle_of_a_write_it_leaves_what_was_before(places,
     new.write_bytes(b"x" * 100_000)  # whatever else it may have left there
     one, watch = await places.take()  # its place is free
     assert watch == EVERY["tightened"]
+    assert from_text(places.files()[0].read_text()).watch == watch
     await one.leave(EVERY["calm"])
     assert not places.files("new")
     _, watch = await places.take()

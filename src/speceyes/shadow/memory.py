@@ -196,6 +196,7 @@ class Memory:
 
     def _release(self) -> None:
         place, self._place, self._written = self._place, None, None
+        self._due = None
         if place is not None:
             os.close(place.lock)
 
