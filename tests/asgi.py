@@ -65,18 +65,21 @@ class Client:
         *,
         path: str = "/v1/chat/completions",
         leaves_after_s: float | None = None,
+        takes_s: float = 0.0,
         reply: Reply | None = None,
         **headers: str,
     ) -> Reply:
-        """Send a body, JSON or bytes; headers with _ for -."""
+        """Send a body, JSON or bytes; headers with _ for -. `takes_s`: to take in each message."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self._ask("POST", path, data, headers, leaves_after_s, reply or Reply())
+        times_s = (leaves_after_s, takes_s)
+        return await self._ask("POST", path, data, headers, times_s, reply or Reply())
 
     async def get(self, path: str, **headers: str) -> Reply:
         """Read what is at a path."""
-        return await self._ask("GET", path, b"", headers, None, Reply())
+        return await self._ask("GET", path, b"", headers, (None, 0.0), Reply())
 
-    async def _ask(self, method, path, data, headers, leaves_after_s, reply) -> Reply:
+    async def _ask(self, method, path, data, headers, times_s, reply) -> Reply:
+        leaves_after_s, takes_s = times_s
         named = [
             (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
         ]
@@ -100,6 +103,8 @@ class Client:
             return {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
+            if takes_s:
+                await anyio.sleep(takes_s)
             reply.messages.append(message)
 
         await self.app(scope, receive, send)

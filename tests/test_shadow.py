@@ -147,6 +147,21 @@ class TestNothingIsServed:
                 await anyio.sleep(20)
                 assert (shadow.in_flight, shadow.watched().queries) == (0, 0)
 
+    async def test_a_client_that_leaves_before_it_has_the_answer_leaves_nothing_to_check(self):
+        # It takes two seconds for each message: the last one is under way when it leaves.
+        for mode, leaves_s in (("audit", 4.0), ("observe", 6.5)):
+            for is_stream in (True, False):
+                settings = ShadowSettings(mode=mode, share=1.0)
+                async with a_gateway(ACCEPTED, route=RouteSettings(shadow=settings)) as rig:
+                    shadow = next(iter(rig.gateway.routes)).shadow
+                    leaving = {"leaves_after_s": leaves_s, "takes_s": 2.0}
+                    reply = await rig.client.post(body(stream=is_stream), **leaving)
+                    assert not reply.is_whole
+                    assert rig.witness.end.route == "cancelled"
+                    assert rig.witness.end.answer is not None  # it was known, and not taken
+                    await anyio.sleep(20)
+                    assert (shadow.in_flight, shadow.watched().queries) == (0, 0)
+
     async def test_an_engine_that_is_down_is_left_alone(self):
         async with a_gateway(ACCEPTED, route=RouteSettings(shadow=AUDIT)) as rig:
             route = next(iter(rig.gateway.routes))
