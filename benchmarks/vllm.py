@@ -47,6 +47,7 @@ class Forgetting(HttpEngine):
     def forget(self) -> None:
         """Drop what the server has cached."""
         self._behind.forget()
+        self.forget_pictures()
 
 
 @dataclass

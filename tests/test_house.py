@@ -177,6 +177,7 @@ ROOMS: dict[str, Room] = {
             "engines.transport",
             "engines.payload",
             "engines.dataurls",
+            "engines.kept",
         ),
         ("nouns", "wire", "pictures", "shelf"),
         ("aiohttp", "anyio", "msgspec"),

@@ -6,6 +6,7 @@ it says so. The key is sent to its server and shows nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,9 +15,10 @@ import anyio
 import msgspec
 
 from speceyes.engines.dataurls import DataUrls
+from speceyes.engines.kept import KeptPictures
 from speceyes.engines.server_load import ServerLoad
 from speceyes.engines.transport import Server, Sink, Transport
-from speceyes.engines.wire.body import chat_body, pictures_of
+from speceyes.engines.wire.body import Shown, chat_body, pictures_of
 from speceyes.engines.wire.heard import (
     Ear,
     Heard,
@@ -24,6 +26,7 @@ from speceyes.engines.wire.heard import (
     ServedModel,
     Unreadable,
     hear,
+    is_vllm,
     read_models,
 )
 from speceyes.engines.wire.refusals import Refusal, clean, error_of, strange_reply
@@ -33,7 +36,7 @@ from speceyes.engines.wire.sse import SseParser
 from speceyes.engines.wire.terms import Learnt, concede, learn, terms_for
 from speceyes.errors import ConfigError, EngineError, EngineProtocolError, EngineUnavailable
 from speceyes.meter import note_lost
-from speceyes.types import GenerateRequest, Generation, Usage
+from speceyes.types import GenerateRequest, Generation, Picture, Usage
 
 __all__ = ["HttpEngine", "HttpSettings", "ServedModel"]
 
@@ -71,6 +74,8 @@ class HttpEngine:
         self._looking = anyio.Lock()
         self._urls = DataUrls(settings.image_format, settings.max_shelf_bytes)
         self._learnt = Learnt(tool_choice=settings.tool_choice)
+        self._kept = KeptPictures(settings.image_format)
+        self._is_vllm = False if settings.image_reuse == "never" else None
 
     def __repr__(self) -> str:
         return f"HttpEngine({self._name!r})"
@@ -84,17 +89,26 @@ class HttpEngine:
         """Go on with the conversation. Raises: EngineError; PictureError for a damaged picture."""
         self._transport.check_open()
         model = await self.find_model()
-        shown = await self._urls.show(pictures_of(request))
+        pictures = pictures_of(request)
+        is_named = bool(pictures) and await self._keeps_pictures()
+        held = self._kept.among(pictures) if is_named else frozenset()
         asked = terms = terms_for(request, self._learnt, self._settings)
         while True:
+            shown = await self._show(pictures, held, is_named=is_named)
             body = chat_body(request, terms, model=model, shown=shown, stream=self._settings.stream)
             said = await self._ask(msgspec.json.encode(body))
             if isinstance(said, Heard):
                 break
+            if held and said.may_miss_pictures:
+                self._kept.miss(held)
+                held = frozenset()
+                continue
             fewer = concede(terms, said, request=request, settings=self._settings)
             if fewer is None:
                 raise await self._error(said, model)
             terms = fewer
+        if is_named:
+            self._kept.keep(pictures, found=held)
         try:
             generation = generation_of(said, request, engine=self._name)
         except Unreadable as error:
@@ -130,10 +144,31 @@ class HttpEngine:
         except Unreadable:
             raise self._strange("what is no list of models", found) from None
 
+    def forget_pictures(self) -> None:
+        """Send all pictures anew: the server is known to have dropped them."""
+        self._kept.forget()
+
     async def aclose(self) -> None:
         """Close the connections; calls under way end in EngineUnavailable."""
         await self._transport.aclose()
         await self._load.aclose()
+
+    async def _keeps_pictures(self) -> bool:
+        if self._is_vllm is None:
+            async with self._looking:
+                if self._is_vllm is None:
+                    found = await self._transport.get("/models")
+                    self._is_vllm = not isinstance(found, Refusal) and is_vllm(found)
+        return self._is_vllm
+
+    async def _show(
+        self, pictures: Sequence[Picture], held: frozenset[str], *, is_named: bool
+    ) -> dict[str, Shown]:
+        urls = await self._urls.show(one for one in pictures if one.digest not in held)
+        return {
+            one.digest: Shown(urls.get(one.digest), self._kept.name(one) if is_named else None)
+            for one in pictures
+        }
 
     async def _first_model(self) -> str:
         async with self._looking:
@@ -160,7 +195,8 @@ class HttpEngine:
             note_lost(Usage(0, None, sinks[-1].heard_tokens if sinks else 0, 0))
             raise
         except Refused as error:
-            if error.refusal.names_logprobs:  # vLLM says so within a stream that begins well
+            # vLLM says so within a stream that begins well
+            if error.refusal.names_logprobs or error.refusal.misses_pictures:
                 return error.refusal
             raise error_of(error.refusal, engine=self._name, key_env=self._key_env) from error
         except Unreadable as error:

@@ -1,11 +1,12 @@
 """A request becomes the JSON body of the chat-completions API here.
 
-It refuses to know servers and sockets; pictures come in as the URLs they are shown by.
+It refuses to know servers and sockets; pictures come in as the URLs and names they are shown by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final, TypeAlias
 
@@ -18,6 +19,14 @@ from speceyes.types import GenerateRequest, Image, Message, Picture, Text
 
 Json: TypeAlias = dict[str, Any]
 _CALL_ID: Final = "call{:05d}"  # nine letters and digits: what the strictest templates take
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a picture is shown: by its URL, by a name that the server knows it by, or by both."""
+
+    url: str | None
+    name: str | None = None
 
 
 def pictures_of(request: GenerateRequest) -> tuple[Picture, ...]:
@@ -35,10 +44,10 @@ def chat_body(
     terms: Terms,
     *,
     model: str,
-    shown: Mapping[str, str],
+    shown: Mapping[str, Shown],
     stream: bool,
 ) -> Json:
-    """Word a request. `shown` gives the URL of each picture by its digest.
+    """Word a request. `shown` says how each picture is shown, by its digest.
 
     Raises: ConfigError if a tool's schema is not a JSON object.
     """
@@ -66,7 +75,7 @@ def chat_body(
     return body
 
 
-def _messages(request: GenerateRequest, shown: Mapping[str, str]) -> list[Json]:
+def _messages(request: GenerateRequest, shown: Mapping[str, Shown]) -> list[Json]:
     ids = map(_CALL_ID.format, count())
     waiting: list[str] = []  # calls that no tool has answered yet
     messages = []
@@ -93,15 +102,20 @@ def _messages(request: GenerateRequest, shown: Mapping[str, str]) -> list[Json]:
     return messages
 
 
-def _content(message: Message, shown: Mapping[str, str]) -> str | list[Json]:
+def _content(message: Message, shown: Mapping[str, Shown]) -> str | list[Json]:
     if all(isinstance(part, Text) for part in message.parts):
         return "".join(part.text for part in message.parts if isinstance(part, Text))
     return [
         {"type": "text", "text": part.text}
         if isinstance(part, Text)
-        else {"type": "image_url", "image_url": {"url": shown[part.picture.digest]}}
+        else _picture(shown[part.picture.digest])
         for part in message.parts
     ]
+
+
+def _picture(shown: Shown) -> Json:
+    link = None if shown.url is None else {"url": shown.url}
+    return {"type": "image_url", "image_url": link, **({"uuid": shown.name} if shown.name else {})}
 
 
 def _tool(schema: str) -> Json:

@@ -98,6 +98,7 @@ class _Reply(msgspec.Struct):
 class _Model(msgspec.Struct):
     id: str
     max_model_len: int | None = None
+    owned_by: str | None = None
 
 
 class _Models(msgspec.Struct):
@@ -108,6 +109,15 @@ def read_models(body: bytes) -> tuple[ServedModel, ...]:
     """Read what a server says it serves. Raises: Unreadable."""
     models = _convert(_decode(body), _Models).data
     return tuple(ServedModel(model.id, model.max_model_len) for model in models)
+
+
+def is_vllm(body: bytes) -> bool:
+    """Say if a list of models is vLLM's own, which it says itself; what is no list is not."""
+    try:
+        models = _convert(_decode(body), _Models).data
+    except Unreadable:
+        return False
+    return any(model.owned_by == "vllm" for model in models)
 
 
 def hear(body: bytes, *, key: str | None = None) -> Heard:

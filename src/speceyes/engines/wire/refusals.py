@@ -49,6 +49,18 @@ class Refusal:
         )
 
     @property
+    def misses_pictures(self) -> bool:
+        """Say if a picture that was named, not sent, is not there any more (vLLM's words)."""
+        said = self.message.casefold()
+        return "cache miss" in said and ("image" in said or "multi-modal" in said)
+
+    @property
+    def may_miss_pictures(self) -> bool:
+        """Say if it may be for want of pictures that were named, whatever the words."""
+        is_about_body = self.status in {400, 422, 500} and not self.is_too_long
+        return self.misses_pictures or (is_about_body and not self.names_logprobs)
+
+    @property
     def names_logprobs(self) -> bool:
         """Say if it is about log-probabilities."""
         return "logprobs" in self.parameter or "logprobs" in self.message

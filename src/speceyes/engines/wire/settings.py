@@ -14,6 +14,7 @@ from speceyes.errors import ConfigError
 
 ImageFormat: TypeAlias = Literal["png", "jpeg"]
 ToolChoice: TypeAlias = Literal["auto", "none"]
+ImageReuse: TypeAlias = Literal["auto", "never"]
 
 _TIMES: Final = ("connect_timeout_s", "first_byte_timeout_s", "total_timeout_s")
 _COUNTS: Final = ("max_attempts", "max_connections", "max_shelf_bytes")
@@ -30,7 +31,9 @@ class HttpSettings:
     candidates where the server refuses more; None takes no fewer than asked for. `tool_choice`
     "auto" lets a server read tool calls itself, and becomes "none" where one refuses; "none" asks
     for the raw text at once, which vLLM gives with the tools still in the prompt (SGLang drops
-    them). Raises: ConfigError naming the field.
+    them). `image_reuse` "auto" sends a picture once to a server that says it is vLLM, and then its
+    name (`uuid`): it is neither sent nor decoded again while the server keeps it; "never" sends
+    every picture with every call. Raises: ConfigError naming the field.
     """
 
     connect_timeout_s: float = 5.0
@@ -41,6 +44,7 @@ class HttpSettings:
     backoff_s: float = 0.25
     max_connections: int = 512
     image_format: ImageFormat = "png"
+    image_reuse: ImageReuse = "auto"
     least_top_logprobs: int | None = None
     stream: bool = True
     tool_choice: ToolChoice = "auto"
@@ -61,6 +65,7 @@ class HttpSettings:
         if self.least_top_logprobs is not None and self.least_top_logprobs < 1:
             raise ConfigError("http.least_top_logprobs", f"{self.least_top_logprobs} is below 1")
         _check_choice("image_format", self.image_format, get_args(ImageFormat))
+        _check_choice("image_reuse", self.image_reuse, get_args(ImageReuse))
         _check_choice("tool_choice", self.tool_choice, get_args(ToolChoice))
 
 
