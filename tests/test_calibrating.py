@@ -14,7 +14,6 @@ from speceyes.bench.folder import Run, open_folder
 from speceyes.bench.items import Spoiled
 from speceyes.bench.trials import fails, trials_of
 from speceyes.calibration.certificate import certifies, from_json, to_json
-from speceyes.config import Settings
 from speceyes.errors import ConfigError, SuiteError
 from speceyes.gate import GateSpec
 from speceyes.gate_match import check_gate
@@ -157,12 +156,6 @@ def test_runs_that_do_not_go_together_are_refused(change, named):
     other = Run(replace(a_run().manifest, **change), a_run().records, "other")
     with pytest.raises(ConfigError, match=f"runs differ in {named}"):
         calibrate([a_run(), other], WISH)
-
-
-def test_a_run_whose_small_model_looked_closer_is_refused():
-    deep = replace(a_run().manifest, settings=Settings(depth=1))
-    with pytest.raises(ConfigError, match="made with depth 0"):
-        calibrate([replace(a_run(), manifest=deep)], WISH)
 
 
 def test_the_command_writes_a_gate_that_can_be_used(tmp_path):

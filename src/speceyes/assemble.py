@@ -43,7 +43,7 @@ from speceyes.events import Answer, Event
 from speceyes.extras import with_extra
 from speceyes.funnel import Funnel, Outcome
 from speceyes.gate import PAPER, GateSpec
-from speceyes.gate_match import check_choices, prompt_ids
+from speceyes.gate_match import check_choices, check_depth, prompt_ids
 from speceyes.notebook import WritesCode
 from speceyes.phases import Parts, in_thread
 from speceyes.policies.named import make_policy
@@ -231,6 +231,8 @@ class SpecEyes:
         self, tuning: Tuning | None, *, looks: bool
     ) -> tuple[GateSpec, GateSpec | None, ScreenSpec]:
         gate, closer_gate = self.gate, self.closer_gate
+        if gate is not None and gate.depth:
+            check_depth(gate, self.settings.depth)
         if tuning is not None and looks:
             # A gate of one's own is for both kinds of answer, unless there is a second one.
             closer_gate = closer_gate or gate or tuning.closer_gate

@@ -52,7 +52,8 @@ class GateSpec:
 
     `definition`: mean and std over the K-1 "rivals" (reference code) or "all" K (paper's text).
     `scale`: the aggregate as it is, or sigmoid(0.6 * s) of it. `strict`: compare with >, else >=.
-    The last four say where it was calibrated; None means not recorded.
+    The next four say where it was calibrated; None means not recorded. `depth`: how often the small
+    model might look closer there; a risk that was stated is that of all its answers together.
     Raises: ConfigError naming the field.
     """
 
@@ -67,8 +68,11 @@ class GateSpec:
     large_model: str | None = None
     prompt_id: str | None = None
     engine: str | None = None
+    depth: int = 0
 
     def __post_init__(self) -> None:
+        if self.depth < 0:
+            raise ConfigError("gate.depth", f"{self.depth} is below 0; nobody looks so often")
         least = _LEAST_K[self.definition]
         if self.k < least:
             raise ConfigError("gate.k", f"{self.k} is below {least}; no spread can be measured")

@@ -18,19 +18,37 @@ from speceyes.settings_file import Choices
 
 def check_choices(choices: Choices) -> None:
     """See that a gate that was chosen is one for the engines that were. Raises: ConfigError."""
-    small = small_engine(choices.small or DEFAULT_ENGINE, depth=choices.settings.depth)
-    if choices.gate is not None:
-        check_gate(
-            choices.gate,
-            small=small,
-            large=choices.large or DEFAULT_ENGINE,
-            prompt_id=SPECULATE_ID,
+    depth = choices.settings.depth
+    small = small_engine(choices.small or DEFAULT_ENGINE, depth=depth)
+    for gate in (choices.gate, choices.closer_gate if depth else None):
+        if gate is not None:
+            check_gate(
+                gate,
+                small=small,
+                large=choices.large or DEFAULT_ENGINE,
+                prompt_id=SPECULATE_ID,
+                depth=depth,
+            )
+
+
+def check_depth(gate: GateSpec, depth: int) -> None:
+    """See that a gate that was calibrated was so for this depth. Raises: ConfigError naming it."""
+    is_calibrated = gate.depth > 0 or gate.small_model is not None
+    if is_calibrated and gate.depth != depth:
+        raise ConfigError(
+            "gate.depth",
+            f"it was calibrated with depth {gate.depth}, and this is depth {depth}, where other "
+            f"answers are accepted; give --depth {gate.depth}, or calibrate on a run with "
+            f"--depth {depth}",
         )
 
 
-def check_gate(gate: GateSpec, *, small: str, large: str, prompt_id: str) -> None:
+def check_gate(
+    gate: GateSpec, *, small: str, large: str, prompt_id: str, depth: int | None = None
+) -> None:
     """See that a gate was calibrated for these engines, given as strings, and this prompt.
 
+    `depth` None: not to be looked at.
     Raises: ConfigError naming the field of the gate that does not agree.
     """
     for field, recorded, named, engine in (
@@ -41,6 +59,8 @@ def check_gate(gate: GateSpec, *, small: str, large: str, prompt_id: str) -> Non
             _refuse(field, recorded, named)
     if gate.prompt_id is not None and gate.prompt_id != prompt_id:
         _refuse("prompt_id", gate.prompt_id, prompt_id)
+    if depth is not None:
+        check_depth(gate, depth)
 
 
 def prompt_ids(screen: ScreenSpec, *, system: str | None, user: str | None) -> dict[str, str]:

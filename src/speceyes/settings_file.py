@@ -19,7 +19,7 @@ from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings
 from speceyes.errors import ConfigError
 from speceyes.gate import PAPER, GateSpec
 from speceyes.screen import ScreenSpec
-from speceyes.specs import gate_from_json, gate_from_toml, read_gate
+from speceyes.specs import document_from_json, document_from_toml, read_closer_gate, read_gate
 from speceyes.tables import as_table, as_text, check_keys, read_table
 from speceyes.tools.limits import DEFAULT_LIMITS, SandboxLimits
 
@@ -102,7 +102,7 @@ def read_choices(table: Mapping[str, Any], folder: Path) -> Choices:
         policy=parse_policy(names["policy"]) if "policy" in names else None,
         gate=_gate("gate", table, folder),
         certificate=_certificate(table, folder),
-        closer_gate=_gate("closer_gate", table, folder),
+        closer_gate=_closer_gate(table, folder),
         screen=read_table("screen", table["screen"], ScreenSpec) if "screen" in table else None,
         settings=read_table("settings", table.get("settings", {}), Settings),
         http=read_table("http", table.get("http", {}), HttpSettings),
@@ -117,13 +117,15 @@ def read_choices(table: Mapping[str, Any], folder: Path) -> Choices:
 
 def load_gate(name: str, *, folder: Path = Path()) -> GateSpec:
     """Read a gate by its name: the published one, or a file's. Raises: ConfigError."""
-    if name == "paper":
-        return PAPER
-    readers = {".json": gate_from_json, ".toml": gate_from_toml}
-    file = folder / name
-    if file.suffix not in readers:
-        raise ConfigError("gate", f"{name!r} is no gate; choose from {GATE_CHOICES}")
-    return readers[file.suffix](read_text("gate", file))
+    return PAPER if name == "paper" else read_gate(_document(folder / name))
+
+
+def load_closer_gate(name: str, *, folder: Path = Path()) -> GateSpec | None:
+    """Read what a gate's file has for answers after a closer look, if anything.
+
+    Raises: ConfigError.
+    """
+    return None if name == "paper" else read_closer_gate(_document(folder / name))
 
 
 def load_certificate(name: str, *, folder: Path = Path()) -> Certificate | None:
@@ -144,6 +146,13 @@ def read_text(field: str, path: Path) -> str:
         raise ConfigError(field, f"{path} is no UTF-8 text: {error.reason}") from error
 
 
+def _document(file: Path) -> object:
+    readers = {".json": document_from_json, ".toml": document_from_toml}
+    if file.suffix not in readers:
+        raise ConfigError("gate", f"{file.name!r} is no gate; choose from {GATE_CHOICES}")
+    return readers[file.suffix](read_text("gate", file))
+
+
 def _engine(role: PairRole, table: Mapping[str, Any]) -> str | None:
     if role not in table:
         return None
@@ -161,6 +170,15 @@ def _gate(name: str, table: Mapping[str, Any], folder: Path) -> GateSpec | None:
         return None
     value = table[name]
     return load_gate(value, folder=folder) if isinstance(value, str) else read_gate({"gate": value})
+
+
+def _closer_gate(table: Mapping[str, Any], folder: Path) -> GateSpec | None:
+    own, value = _gate("closer_gate", table, folder), table.get("gate")
+    beside = load_closer_gate(value, folder=folder) if isinstance(value, str) else None
+    if own is not None and beside is not None:
+        told = f"is in {value} too, chosen together with its gate; leave this one out"
+        raise ConfigError("closer_gate", told)
+    return own or beside
 
 
 def _certificate(table: Mapping[str, Any], folder: Path) -> Certificate | None:

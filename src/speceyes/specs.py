@@ -10,19 +10,21 @@ import hashlib
 import json
 import tomllib
 from dataclasses import asdict
+from typing import Any
 
 from speceyes.errors import ConfigError
 from speceyes.gate import GateSpec
 from speceyes.tables import as_table, read_table
 
 FIELD = "gate"
+CLOSER = "closer_gate"
 CERTIFICATE = "certificate"
 
 
 def read_gate(document: object) -> GateSpec:
     """Read a gate from a document: the table `gate` in it, as calibration writes it, or all of it.
 
-    A certificate beside it must speak of this very gate.
+    A certificate beside it must speak of this very gate, and of the closer one's, if there is one.
     Raises: ConfigError naming the key.
 
     >>> read_gate({"threshold": 4, "k": 16}).threshold
@@ -32,7 +34,7 @@ def read_gate(document: object) -> GateSpec:
     spec = read_table(FIELD, table.get(FIELD, table), GateSpec)
     if FIELD in table and CERTIFICATE in table:
         certified = as_table(CERTIFICATE, table[CERTIFICATE]).get("gate_id")
-        if certified != gate_id(spec):
+        if certified != gate_id(spec, read_closer_gate(document)):
             raise ConfigError(
                 FIELD,
                 "is not the gate that its certificate speaks of: a threshold is valid only with "
@@ -41,32 +43,63 @@ def read_gate(document: object) -> GateSpec:
     return spec
 
 
-def gate_id(spec: GateSpec) -> str:
-    """Name a gate by all that it consists of.
+def read_closer_gate(document: object) -> GateSpec | None:
+    """Read the gate of what is answered after a closer look: the table beside `gate`, if any.
+
+    Raises: ConfigError naming the key.
+    """
+    table = as_table(FIELD, document)
+    if FIELD not in table or table.get(CLOSER) is None:
+        return None
+    return read_table(CLOSER, table[CLOSER], GateSpec)
+
+
+def gate_id(spec: GateSpec, closer: GateSpec | None = None) -> str:
+    """Name a gate by all that it consists of, with the closer one's if there are two.
 
     >>> gate_id(GateSpec(threshold=4.0, k=16)) == gate_id(GateSpec(threshold=4.0, k=12))
     False
     """
-    written = json.dumps(asdict(spec), sort_keys=True)
+    plain: Any = plain_gate(spec)
+    if closer is not None:
+        plain = [plain, plain_gate(closer)]
+    written = json.dumps(plain, sort_keys=True)
     return hashlib.blake2b(written.encode(), digest_size=8).hexdigest()
+
+
+def plain_gate(spec: GateSpec) -> dict[str, Any]:
+    """Lay a gate out as plain values; without a depth, as it was before there was one."""
+    plain = asdict(spec)
+    if not spec.depth:
+        del plain["depth"]
+    return plain
 
 
 def gate_from_json(text: str) -> GateSpec:
     """Read a gate from JSON. Raises: ConfigError."""
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(FIELD, f"is no JSON: {error}") from error
-    return read_gate(document)
+    return read_gate(document_from_json(text))
 
 
 def gate_from_toml(text: str) -> GateSpec:
     """Read a gate from TOML. Raises: ConfigError."""
+    return read_gate(document_from_toml(text))
+
+
+def document_from_json(text: str) -> object:
+    """Read JSON that is to hold a gate. Raises: ConfigError."""
     try:
-        document = tomllib.loads(text)
+        document: object = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(FIELD, f"is no JSON: {error}") from error
+    return document
+
+
+def document_from_toml(text: str) -> object:
+    """Read TOML that is to hold a gate. Raises: ConfigError."""
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(FIELD, f"is no TOML: {error}") from error
-    return read_gate(document)
 
 
 def gate_to_json(spec: GateSpec) -> str:

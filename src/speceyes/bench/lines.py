@@ -17,6 +17,7 @@ from speceyes.bench.records import (
     Mishap,
     Proposal,
     Record,
+    Span,
     Speculation,
     Turn,
 )
@@ -30,9 +31,13 @@ def to_line(record: Record) -> str:
     plain = asdict(replace(record, speculation=None))
     if record.speculation is not None:
         said = record.speculation
-        plain["speculation"] = asdict(replace(said, generation=None))
-        if said.generation is not None:
-            plain["speculation"]["generation"] = to_plain(said.generation)
+        bare = tuple(replace(look, generation=None) for look in said.looks)
+        written = asdict(replace(said, generation=None, looks=bare))
+        kept = (said.generation, *(look.generation for look in said.looks))
+        for table, generation in zip((written, *written["looks"]), kept, strict=True):
+            if generation is not None:
+                table["generation"] = to_plain(generation)
+        plain["speculation"] = written
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -78,15 +83,21 @@ def _record(raw: dict[str, Any]) -> Record:
 
 def _speculation_of(raw: dict[str, Any]) -> Speculation:
     scores = {int(k): by_aggregation for k, by_aggregation in raw["scores"].items()}
-    said = raw.get("generation")
-    generation = None if said is None else from_plain(said)
     looks = tuple(_look(look) for look in raw.get("looks", ()))
-    return Speculation(**{**raw, "scores": scores, "generation": generation, "looks": looks})
+    return Speculation(**{**raw, **_heard(raw), "scores": scores, "looks": looks})
 
 
 def _look(raw: dict[str, Any]) -> Look:
     box = raw["box_px"]
-    return Look(raw["doubted"], raw["text"], None if box is None else Box(**box))
+    return Look(**{**raw, **_heard(raw), "box_px": None if box is None else Box(**box)})
+
+
+def _heard(raw: dict[str, Any]) -> dict[str, Any]:
+    said, span = raw.get("generation"), raw.get("span")
+    return {
+        "generation": None if said is None else from_plain(said),
+        "span": None if span is None else Span(**span),
+    }
 
 
 def _turn(raw: dict[str, Any]) -> Turn:

@@ -18,6 +18,8 @@ from speceyes.events import (
     Gated,
     Looked,
     Phase,
+    PhaseEnded,
+    PhaseStarted,
     Proposed,
     Reason,
     Route,
@@ -86,12 +88,35 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """When a call of the small model began, in seconds since the query started, and its length.
+
+    `where_s`: of a closer look, how long it took to say where. Answer and verdict are within
+    `took_s`.
+    """
+
+    began_s: float
+    took_s: float
+    where_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
-    """The small model looked closer: what it had answered before, in which words, and where."""
+    """The small model looked closer: what it had answered before, in which words, and where.
+
+    `generation` is what it had answered, with all the evidence kept, and `score` and `reason` what
+    its gate had made of that; None in runs made before these were kept. `answered`: it was shown
+    that part, and what it then said was gated.
+    """
 
     doubted: str
     text: str
     box_px: Box | None
+    score: float | None = None
+    reason: GateReason | None = None
+    generation: Generation | None = None
+    span: Span | None = None
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +125,8 @@ class Speculation:
 
     `scores` is empty when nothing could be scored, and lacks a K that the evidence does not reach.
     `generation` is what was said with all the evidence kept: what any other gate would be given.
-    `looks` are those that came before it.
+    `looks` are those that came before it. `span`: of its answer at first sight; None in runs made
+    before it was kept.
     """
 
     text: str
@@ -110,6 +136,7 @@ class Speculation:
     scores: Scores = field(default_factory=dict)
     generation: Generation | None = None
     looks: tuple[Look, ...] = ()
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +286,7 @@ def _speculation(trace: Trace, spec: GateSpec) -> Speculation | None:
     if not said or not gated:
         return None
     verdict, generation = gated[-1].verdict, said[len(gated) - 1].generation
-    looked = [event for event in trace if isinstance(event, Looked)]
+    first, *later = _spans(trace)
     return Speculation(
         text=generation.text,
         accepted=verdict.accepted,
@@ -268,10 +295,44 @@ def _speculation(trace: Trace, spec: GateSpec) -> Speculation | None:
         scores=all_scores(generation, (spec.k, PAPER_K), spec.definition),
         generation=_without_candidates(generation),
         looks=tuple(
-            Look(before.generation.text, event.generation.text, event.box_px)
-            for before, event in zip(said, looked, strict=False)
+            Look(
+                doubted=before.generation.text,
+                text=event.generation.text,
+                box_px=event.box_px,
+                score=doubt.verdict.score,
+                reason=doubt.verdict.reason,
+                generation=_without_candidates(before.generation),
+                span=span,
+                answered=len(gated) > number,
+            )
+            for number, (before, doubt, (event, span)) in enumerate(
+                zip(said, gated, later, strict=False), 1
+            )
+            if event is not None
         ),
+        span=first[1],
     )
+
+
+def _spans(trace: Trace) -> list[tuple[Looked | None, Span]]:
+    # The small model's calls in order: an answer at first sight, then looks that said where.
+    found: list[tuple[Looked | None, Span]] = []
+    began_s, looked = 0.0, None
+    for event in trace:
+        match event:
+            case PhaseStarted(phase="speculate"):
+                began_s, looked = event.at_s, None
+            case Looked():
+                looked = event
+            case PhaseEnded(phase="speculate"):
+                where_s = 0.0 if looked is None else looked.at_s - began_s
+                found.append((looked, Span(began_s, event.at_s - began_s, where_s)))
+            case PhaseEnded(phase="gate") if found:
+                seen, span = found[-1]
+                found[-1] = seen, replace(span, took_s=event.at_s - span.began_s)
+            case _:
+                pass
+    return found
 
 
 def _without_candidates(generation: Generation) -> Generation:

@@ -30,13 +30,18 @@ def show_certified(console: Console, made: Certified) -> None:
         "gate",
         f"{gate.aggregation} over {gate.definition}, K = {gate.k}, {gate.scale}; {threshold}",
     )
+    if made.closer_gate is not None:
+        table.add_row("closer gate", _closer(made))
     table.add_row("a failure", f"{RISKS[told.risk]}; a share of all queries")
     table.add_row("certain", _certain(told))
     table.add_row("held out", f"{shown(told.held_out)} on {told.held_out_on}")
     for risk, found in told.beside.items():
         table.add_row("seen besides", f"{shown(found)} {RISKS[risk]}")
     table.add_row("accepted", f"{shown(told.accepted)} of all queries")
-    table.add_row("alpha", f"{shown(told.alpha)} of the screened")
+    if told.closer_accepted is not None:
+        table.add_row("after a look", f"{shown(told.closer_accepted)} of all queries")
+    at = "" if told.closer_accepted is None else ", at first sight"
+    table.add_row("alpha", f"{shown(told.alpha)} of the screened{at}")
     table.add_row("beta", f"{shown(told.beta)} screened")
     for source in told.sources:
         table.add_row(
@@ -45,6 +50,16 @@ def show_certified(console: Console, made: Certified) -> None:
     console.print(table, highlight=False, markup=False)
     if told.accepts_nothing:
         console.print(why_nothing(told), style="bold", highlight=False, markup=False)
+
+
+def _closer(made: Certified) -> str:
+    gate, told = made.closer_gate, made.certificate.closer_accepted
+    if gate is None or told is None or not told.count:
+        return "accepts nothing"
+    return (
+        f"{gate.aggregation} over {gate.definition}, K = {gate.k}, {gate.scale}; threshold "
+        f"{gate.threshold:.6g}; up to {gate.depth} closer look{'' if gate.depth == 1 else 's'}"
+    )
 
 
 def why_nothing(told: Certificate) -> str:

@@ -101,6 +101,14 @@ def _check_measured(trial: Trial, risk: Risk) -> None:
 
 
 def _joined(comparison: Comparison) -> list[Trial]:
+    return [_trial(comparison, ours, base=b, alone=a) for ours, b, a in joined(comparison)]
+
+
+def joined(comparison: Comparison) -> list[tuple[Record, Record | None, Record | None]]:
+    """Set each item's records side by side: SpecEyes', the agent's own, the small model's own.
+
+    Raises: ConfigError if SpecEyes was not run.
+    """
     entrants = [e for e in comparison.entrants if e.method in {"baseline", "speceyes", "small"}]
     by = {e.method: e for e in reversed(entrants)}
     if "speceyes" not in by:
@@ -120,11 +128,7 @@ def _joined(comparison: Comparison) -> list[Trial]:
         strict=True,
     )
     # A row that could not be asked has no question, and served nobody.
-    return [
-        _trial(comparison, ours, base=base, alone=alone)
-        for ours, base, alone in rows
-        if ours.question
-    ]
+    return [row for row in rows if row[0].question]
 
 
 def _trial(

@@ -17,7 +17,7 @@ from speceyes.calibration.isotonic import Reading
 from speceyes.calibration.thresholds import METHOD
 from speceyes.errors import ConfigError
 from speceyes.gate import GateSpec
-from speceyes.specs import CERTIFICATE, FIELD, gate_id, read_gate
+from speceyes.specs import CERTIFICATE, CLOSER, FIELD, gate_id, read_closer_gate, read_gate
 
 Risk: TypeAlias = Literal["lost", "wrong", "differs"]
 
@@ -47,7 +47,9 @@ class Certificate:
     `held_out` is the risk on items that had no part in choosing; `held_out_on` says which.
     `needed`: how many items would do, where there were too few. `beside`: the other risks, as seen
     at this threshold. `reading`: p(wrong | score) of the screened. `reference`: how their scores
-    fell, for a test of drift; None where that was not counted yet.
+    fell, for a test of drift; None where that was not counted. Where the small model may look
+    closer, the risk is that of both gates together, `alpha` and `reading` are of its answers at
+    first sight, and `closer_accepted` are those accepted after a look.
     """
 
     gate_id: str
@@ -71,6 +73,7 @@ class Certificate:
     made_at: str
     version: str
     reference: Reference | None = None
+    closer_accepted: Estimate | None = None
     method: str = METHOD
     certificate_version: int = field(default=CERTIFICATE_VERSION)
 
@@ -82,15 +85,17 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """A gate with its certificate."""
+    """A gate with its certificate; `closer_gate`: where it is of two gates, the closer one's."""
 
     gate: GateSpec
     certificate: Certificate
+    closer_gate: GateSpec | None = None
 
 
 def to_json(made: Certified) -> str:
     """Write a gate and its certificate as the document that `--gate` takes."""
-    document = {FIELD: asdict(made.gate), CERTIFICATE: asdict(made.certificate)}
+    closer = {} if made.closer_gate is None else {CLOSER: asdict(made.closer_gate)}
+    document = {FIELD: asdict(made.gate), **closer, CERTIFICATE: asdict(made.certificate)}
     return json.dumps(document, indent=2) + "\n"
 
 
@@ -105,12 +110,14 @@ def from_json(text: str) -> Certified | None:
         raise ConfigError(FIELD, f"is no JSON: {error}") from error
     gate = read_gate(document)
     raw = document.get(CERTIFICATE)
-    return None if raw is None else Certified(gate, _certificate(raw))
+    if raw is None:
+        return None
+    return Certified(gate, _certificate(raw), read_closer_gate(document))
 
 
-def certifies(certificate: Certificate, gate: GateSpec) -> bool:
-    """Say if a certificate speaks of this gate."""
-    return certificate.gate_id == gate_id(gate)
+def certifies(certificate: Certificate, gate: GateSpec, closer: GateSpec | None = None) -> bool:
+    """Say if a certificate speaks of this gate, and of no other; or of these two."""
+    return certificate.gate_id == gate_id(gate, closer)
 
 
 def _certificate(raw: Mapping[str, Any]) -> Certificate:
@@ -119,6 +126,7 @@ def _certificate(raw: Mapping[str, Any]) -> Certificate:
             told = f"is of version {raw['certificate_version']}, not {CERTIFICATE_VERSION}"
             raise ConfigError(CERTIFICATE, f"{told}; calibrate again")
         held_out, reference = raw["held_out"], raw.get("reference")
+        closer = raw.get("closer_accepted")
         return Certificate(
             **{
                 **raw,
@@ -127,6 +135,7 @@ def _certificate(raw: Mapping[str, Any]) -> Certificate:
                 "beside": {name: Estimate(**one) for name, one in raw["beside"].items()},
                 "reading": Reading(**{key: tuple(v) for key, v in raw["reading"].items()}),
                 "reference": None if reference is None else _reference(reference),
+                "closer_accepted": None if closer is None else Estimate(**closer),
                 "sources": tuple(Source(**one) for one in raw["sources"]),
             }
         )

@@ -101,7 +101,7 @@ def choose(observed: Observed, spec: GateSpec, *, max_loss: float, confidence: f
     check_share("confidence", confidence)
     count = len(observed)
     allowed = most_failures(count, max_share=max_loss, confidence=confidence)
-    needed = None if allowed is not None else _needed(max_loss, confidence)
+    needed = None if allowed is not None else needed_count(max_loss, confidence)
     chosen = closed(spec) if allowed is None else lowest(observed, spec, allowed=allowed)
     accepted = observed.accepted(chosen)
     failures = int((accepted & observed.failed).sum())
@@ -130,10 +130,17 @@ def lowest(observed: Observed, spec: GateSpec, *, allowed: int) -> GateSpec:
     fitting = np.flatnonzero(accepted_failures <= allowed)
     if fitting.size == 0:
         return closed(spec)
-    least = int(fitting[0])
+    return replace(spec, threshold=midway(distinct, int(fitting[0])))
+
+
+def midway(distinct: Floats, least: int) -> float:
+    """Give a threshold between a score and the one below it; below all, hardly less than the least.
+
+    Shapes: distinct (S,), ascending.
+    """
     below = distinct[least - 1] if least else np.nextafter(distinct[0], -np.inf)
     middle = float(below + (distinct[least] - below) / 2.0)
-    return replace(spec, threshold=middle if below < middle < distinct[least] else float(below))
+    return middle if below < middle < distinct[least] else float(below)
 
 
 def closed(spec: GateSpec) -> GateSpec:
@@ -165,5 +172,6 @@ def cross_fitted(
     return estimate(failures, count, confidence=confidence)
 
 
-def _needed(max_loss: float, confidence: float) -> int | None:
+def needed_count(max_loss: float, confidence: float) -> int | None:
+    """Say how many queries would do if half as many failed as may; None: no number would."""
     return least_count(max_loss, confidence=confidence, share=_LIKELY_SHARE * max_loss)

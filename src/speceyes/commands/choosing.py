@@ -10,7 +10,14 @@ from pathlib import Path
 
 from speceyes.config import parse_policy, parse_protocol
 from speceyes.engine_names import parse_engine
-from speceyes.settings_file import Choices, load_certificate, load_gate, load_settings, read_text
+from speceyes.settings_file import (
+    Choices,
+    load_certificate,
+    load_closer_gate,
+    load_gate,
+    load_settings,
+    read_text,
+)
 
 
 def chosen(
@@ -41,7 +48,7 @@ def chosen(
     if depth is not None:
         choices = replace(choices, settings=replace(choices.settings, depth=depth))
     if gate is not None:
-        choices = replace(choices, gate=load_gate(gate), certificate=load_certificate(gate))
+        choices = _gated_by(gate, choices)
     if system_prompt is not None:
         choices = replace(choices, system_prompt=read_text("system_prompt", system_prompt))
     if user_prompt is not None:
@@ -49,3 +56,15 @@ def chosen(
     if unsafe_python:
         choices = replace(choices, settings=replace(choices.settings, unsafe_python=True))
     return choices
+
+
+def _gated_by(gate: str, choices: Choices) -> Choices:
+    # Two gates that were calibrated together are replaced together.
+    is_one_of_two = choices.gate is not None and choices.gate.depth > 0
+    kept = None if is_one_of_two else choices.closer_gate
+    return replace(
+        choices,
+        gate=load_gate(gate),
+        certificate=load_certificate(gate),
+        closer_gate=load_closer_gate(gate) or kept,
+    )

@@ -20,6 +20,7 @@ from speceyes.errors import ConfigError, InputError
 from speceyes.gate import GateSpec
 from speceyes.shadow.records import Setup
 from speceyes.shadow.watch import ShadowState, Watch, answered, edges_above, held_against
+from speceyes.specs import plain_gate
 from speceyes.tables import read_table
 
 STATE_VERSION: Final = 1
@@ -37,7 +38,8 @@ class Kept:
 
 def plain_setup(setup: Setup, closer_gate: GateSpec | None) -> dict[str, Any]:
     """Put all that a watch is valid for as JSON has it."""
-    told = {**asdict(setup), "closer_gate": None if closer_gate is None else asdict(closer_gate)}
+    closer = None if closer_gate is None else plain_gate(closer_gate)
+    told = {**asdict(setup), "gate": plain_gate(setup.gate), "closer_gate": closer}
     plain: dict[str, Any] = json.loads(json.dumps(told))
     return plain
 

@@ -173,7 +173,8 @@ class Shadow:
         if self.settings.on_breach == "tighten" and rules.closer_gate is not None:
             why = "tighten moves one gate, and here is a closer one too; say off or tell"
             raise ConfigError("shadow.on_breach", why)
-        if told is not None and not certifies(told, rules.gate):
+        closer_gate = rules.closer_gate if rules.gate.depth else None
+        if told is not None and not certifies(told, rules.gate, closer_gate):
             raise ConfigError("shadow.certificate", "speaks of another gate; give its own, or none")
         self._is_free = is_free
         self._setup = setup_of(funnel, prompts)

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from speceyes.bench.comparison import Comparison
+from speceyes.bench.looks import look_trials_of, observe_looks
 from speceyes.bench.page.axes import Axis, score_axis, steps_along
 from speceyes.bench.page.curves import ENDS, Chart, Line, Panel
 from speceyes.bench.trials import observe, trials_of
@@ -19,7 +20,9 @@ from speceyes.calibration.bounds import Estimate, estimate
 from speceyes.calibration.certificate import RISKS, Certified
 from speceyes.calibration.isotonic import Reading
 from speceyes.calibration.thresholds import Floats, Observed
+from speceyes.calibration.two_gates import Gates
 from speceyes.errors import ConfigError
+from speceyes.gate import GateSpec
 
 _HEIGHT: Final = (236.0, 26.0)
 
@@ -59,11 +62,24 @@ def holding_of(comparison: Comparison, gates: Sequence[Certified]) -> tuple[Hold
 
 
 def _speaks_of(comparison: Comparison, certified: Certified) -> bool:
-    prompts = [run.manifest.prompts.get("speculate") for run in comparison.runs]
-    return certified.gate.prompt_id in {None, *prompts}
+    # Where the small model looked closer, only what the run's own two gates came to is known.
+    manifests = [run.manifest for run in comparison.runs]
+    prompts = [manifest.prompts.get("speculate") for manifest in manifests]
+    depths = {manifest.settings.depth for manifest in manifests}
+    if depths != {certified.gate.depth}:
+        return False
+    own = {(_bare(manifest.gate), _bare(manifest.closer_gate)) for manifest in manifests}
+    is_own = own == {(_bare(certified.gate), _bare(certified.closer_gate))}
+    return certified.gate.prompt_id in {None, *prompts} and (depths == {0} or is_own)
+
+
+def _bare(gate: GateSpec | None) -> GateSpec | None:
+    return None if gate is None else replace(gate, engine=None)
 
 
 def _holding(comparison: Comparison, certified: Certified) -> Holding:
+    if certified.closer_gate is not None:
+        return _holding_of_two(comparison, certified, certified.closer_gate)
     gate, told = certified.gate, certified.certificate
     trials = trials_of([comparison])
     observed = observe(trials, gate, told.risk)
@@ -79,6 +95,24 @@ def _holding(comparison: Comparison, certified: Certified) -> Holding:
         alpha=estimate(accepted, screened),
         accepted=estimate(accepted, len(trials)),
         reading=_draw(told.reading, observed, gate.threshold),
+    )
+
+
+def _holding_of_two(comparison: Comparison, certified: Certified, closer: GateSpec) -> Holding:
+    gate, told = certified.gate, certified.certificate
+    gates, trials = Gates(gate, closer), look_trials_of([comparison], depth=gate.depth)
+    observed = observe_looks(trials, gates, told.risk, depth=gate.depth)
+    found = observed.outcome(gates)
+    at_first, screened = int(found.at_first.sum()), sum(t.item.is_screened for t in trials)
+    return Holding(
+        certified=certified,
+        failure=RISKS[told.risk],
+        is_fresh=comparison.suite.checksum not in {s.checksum for s in told.sources},
+        is_own=True,
+        risk=observed.risk(gates),
+        alpha=estimate(at_first, screened),
+        accepted=estimate(at_first + int(found.closer.sum()), len(trials)),
+        reading=_draw(told.reading, observed.first, gate.threshold),
     )
 
 
