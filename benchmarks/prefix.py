@@ -310,11 +310,16 @@ async def there(items: Sequence[Item], asked: argparse.Namespace, model: Path) -
         stack.callback(server.stop)
         server.ensure()
         engine = HttpEngine(server.base_url, model=server.name)
+
+        def forget() -> None:
+            server.forget()
+            engine.forget_pictures()
+
         try:
             return {
                 "phase_one": await phase_ones(
                     engine,
-                    server.forget,
+                    forget,
                     items,
                     repeats=asked.repeats,
                     pictures=asked.pictures,
