@@ -5,6 +5,7 @@ import json
 import math
 import time
 import tracemalloc
+from collections import Counter
 from dataclasses import replace
 
 import anyio
@@ -14,23 +15,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speceyes.bench.comparison import compare
+from speceyes.bench.looks import judged_of
 from speceyes.bench.page.planned import lay_out_plan, write_plan
 from speceyes.bench.page.published import tables
+from speceyes.calibration.two_gates import Gates
 from speceyes.config import Settings
 from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import ConfigError, SpecEyesError
 from speceyes.plan.clock import run_virtually
 from speceyes.plan.drive import Closed, Poisson, Scenario, simulate, trace_of
-from speceyes.plan.fates import ByHand, Fate, Recorded
+from speceyes.plan.fates import ByHand, Fate, LookFate, Recorded
 from speceyes.plan.fitting import Seen, fit_servers, in_blocks, seen_in
 from speceyes.plan.formulas import Costs, costs_of
 from speceyes.plan.papers import fit_batches, fit_pair, fit_published, mean_residual
-from speceyes.plan.recorded import fates_of, gate_at, turn_seconds
+from speceyes.plan.recorded import fates_of, fates_with_looks, gate_at, turn_seconds
 from speceyes.plan.sizing import knee, size
 from speceyes.plan.station import Servers, Station
 from speceyes.plan.tally import Latencies
 from speceyes.plan.terminal import Planned, document, rows_of
 from speceyes.types import GenerateRequest
+from tests.looking_pair import CLOSER_GATE, deep_run
 from tests.pages import only
 from tests.scripted_pair import GATE, tiny_run
 from tests.test_calibrating import kept
@@ -244,6 +248,19 @@ def unlike(rng):
     )
 
 
+def looking(rng):
+    """Draw a fate like no other whose small model looks closer, perhaps."""
+    fate = unlike(rng)
+    if fate.accepted:
+        return fate
+    count = int(rng.integers(0, 3))
+    ends = ["doubted"] * (count - 1) + [str(rng.choice(["accepted", "doubted", "nowhere"]))]
+    looks = [LookFate(rng.random() / 2, rng.random(), end) for end in ends[:count]]
+    return replace(
+        fate, looks=tuple(replace(k, answer_s=0.0) if k.ends == "nowhere" else k for k in looks)
+    )
+
+
 def servers_drawn(rng):
     replicas, seats = rng.integers(1, 3), rng.integers(1, 4)
     slowdown = rng.choice([0.0, 0.0, 0.25, 1.0])
@@ -274,6 +291,33 @@ def test_a_rehearsal_takes_the_times_of_the_real_funnel(policy, seed):
     assert len(rehearsed) == 25
     assert [route for _, route in rehearsed] == [route for _, route in real]
     assert [s for s, _ in rehearsed] == pytest.approx([s for s, _ in real], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("policy", POLICIES)
+def test_closer_looks_take_the_times_of_the_real_funnel_too(policy, seed):
+    rng = np.random.default_rng(100 + seed)
+    scenario = Scenario(
+        draw=looking,
+        seed=seed,
+        policy=policy,
+        arrivals=[Closed(1), Closed(3), Closed(9), Poisson(0.2), Poisson(1.0)][seed % 5],
+        small=servers_drawn(rng),
+        large=servers_drawn(rng),
+        queries=25,
+        screen_by=str(rng.choice(["large", "small", "none"])),
+        depth=1 + seed % 2,
+    )
+    rehearsed, real = trace_of(scenario), trace_of(replace(scenario, is_real=True))
+    assert len(rehearsed) == 25
+    assert [route for _, route in rehearsed] == [route for _, route in real]
+    assert [s for s, _ in rehearsed] == pytest.approx([s for s, _ in real], abs=1e-6)
+
+
+def test_looks_are_taken_only_where_there_is_a_depth():
+    scenario = Scenario(draw=looking, policy="serial", arrivals=Closed(1), queries=60, warm_up=0)
+    shares = [simulate(replace(scenario, depth=depth)).speculative for depth in (0, 1, 2)]
+    assert shares[0] < shares[1] < shares[2]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -316,6 +360,27 @@ def test_the_formula_is_exact_for_fates(found):
         for fate in found
     ]
     assert costs.seconds == pytest.approx(sum(by_hand) / len(by_hand))
+
+
+def test_the_formula_is_exact_for_fates_with_looks():
+    rng = np.random.default_rng(3)
+    found = [looking(rng) for _ in range(50)]
+    costs = costs_of(found, depth=2)
+    by_hand = [
+        fate.between_s
+        + fate.screen_s
+        + fate.speculate_s
+        + sum(look.where_s + look.answer_s for look in fate.looks)
+        + (0.0 if fate.accepted or fate.accepted_closer else fate.agent_s)
+        for fate in found
+    ]
+    assert costs.seconds == pytest.approx(sum(by_hand) / 50)
+    assert costs.looked == sum(fate.accepted_closer for fate in found) / 50 > 0.0
+    settled = sum(fate.accepted or fate.accepted_closer for fate in found) / 50
+    assert costs.limit == pytest.approx(1 / (1 - settled))
+    draw = Recorded(found, depth=2)
+    scenario = Scenario(draw=draw, policy="serial", arrivals=Closed(1), queries=6000, depth=2)
+    assert simulate(scenario).mean_s == pytest.approx(costs.seconds, rel=0.05)
 
 
 def test_a_full_server_serves_at_its_capacity():
@@ -430,12 +495,20 @@ def test_a_rate_takes_so_many_servers():
     assert size(scenario, rate=4.0, p95_s=0.5).forecast is None
 
 
+def agent_s(record):
+    """Give the agent's time up to its last word, or all of it before that."""
+    return min(record.phase_s["fall_back"], record.turns[-1].at_s)
+
+
 def test_a_runs_records_become_fates():
     run = tiny_run(60)
     (comparison,) = compare([run])
     found = fates_of(comparison, GATE)
     base = {r.item_id: r for r in run.records if r.method == "baseline"}
     ours = [r for r in run.records if r.method == "speceyes"]
+    asked = [(base[r.item_id], r) for r in ours if r.route == "agentic"]
+    # How much longer the agent took where it was not the only one.
+    ratio = sum(agent_s(mine) for _, mine in asked) / sum(agent_s(alone) for alone, _ in asked)
     assert len(found) == 60
     for fate, record in zip(found, ours, strict=True):
         alone = base[record.item_id]
@@ -443,13 +516,81 @@ def test_a_runs_records_become_fates():
         accepted = record.speculation is not None and record.speculation.accepted
         assert fate.accepted == accepted
         assert len(fate.turns_s) == len(alone.turns)
-        assert fate.agent_s == pytest.approx(alone.phase_s["fall_back"], abs=0.02)
+        asked_s = agent_s(record) if record.route == "agentic" else ratio * agent_s(alone)
+        assert fate.agent_s == pytest.approx(asked_s)
         assert fate.speculate_s > 0.0
-        assert sum(fate.lone_turns_s) == pytest.approx(alone.phase_s["fall_back"], abs=0.02)
+        assert sum(fate.lone_turns_s) == pytest.approx(agent_s(alone))
         assert fate.alone.agent_s == pytest.approx(sum(fate.lone_turns_s))
     closed_gate = fates_of(comparison, gate_at(GATE, 99.0))
     assert not any(fate.accepted for fate in closed_gate)
     assert gate_at(GATE, None) == GATE
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_records_of_a_run_that_looked_closer_become_fates_with_looks(depth):
+    run = deep_run(60, depth=depth, pace=0.02)
+    (comparison,) = compare([run])
+    found = fates_with_looks(comparison, Gates(GATE, CLOSER_GATE))
+    ours = [r for r in run.records if r.method == "speceyes"]
+    ends = Counter()
+    for fate, record in zip(found, ours, strict=True):
+        first, *later = judged_of(record)
+        looks = record.speculation.looks
+        assert fate.needs_tool == record.needs_tool
+        assert fate.accepted == first.accepted
+        assert (fate.accepted or fate.accepted_closer) == (record.route == "speculative")
+        assert fate.speculate_s == first.span.took_s
+        assert [look.took_s for look in fate.looks] == pytest.approx(
+            [look.span.took_s for look in looks]
+        )
+        assert [look.where_s for look in fate.looks if look.ends != "nowhere"] == [
+            one.span.where_s for one in later
+        ]
+        if record.route == "speculative":
+            assert fate.small_is_right == record.is_right
+        ends.update(look.ends for look in fate.looks)
+    assert min(ends[end] for end in ("accepted", "doubted", "nowhere")) > 0
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_looser_gate_has_the_fates_of_a_run_under_it(depth):
+    loose = replace(GATE, threshold=2.5)
+    (comparison,), (truth,) = (
+        compare([deep_run(depth=depth, gates=(gate, CLOSER_GATE))]) for gate in (GATE, loose)
+    )
+    gates = Gates(loose, CLOSER_GATE)
+    for fate, known in zip(
+        fates_with_looks(comparison, gates), fates_with_looks(truth, gates), strict=True
+    ):
+        assert fate.accepted == known.accepted
+        assert [look.ends for look in fate.looks] == [look.ends for look in known.looks]
+        if fate.accepted or fate.accepted_closer:
+            assert fate.small_is_right == known.small_is_right
+
+
+def test_a_plan_of_a_run_that_looked_closer(tmp_path):
+    folder = kept(tmp_path / "run", deep_run(60, pace=0.02))
+    asked = ("--policy", "serial", "--concurrency", "1", "--queries", "500", "--json")
+    done = call("plan", folder, "--threshold", "5,2.5", *asked)
+    assert done.exit_code == 0, done.output
+    assert "accepted after one" in " ".join(done.stderr.split())
+    plan = json.loads(done.stdout)
+    by_costs = {costs["threshold"]: costs["seconds"] for costs in plan["costs"]}
+    for forecast in plan["forecasts"]:
+        assert forecast["mean_s"] == pytest.approx(by_costs[forecast["threshold"]], rel=0.2)
+    assert plan["costs"][0]["looked"] > 0.1
+    refused = call("plan", folder, "--threshold", "5.5", *asked)
+    assert refused.exit_code == 2
+    assert "threshold: 5.5 is stricter than the run's own, 5" in refused.stderr
+
+
+def test_a_plan_of_looks_is_fitted_to_runs_of_the_same_depth(tmp_path):
+    one, other = deep_run(60, pace=0.02), deep_run(60, depth=2, pace=0.02)
+    loaded = replace(other, manifest=replace(other.manifest, concurrency=3))
+    folders = [kept(tmp_path / str(place), run) for place, run in enumerate((one, loaded))]
+    done = call("plan", folders[0], "--fit", folders[1])
+    assert done.exit_code == 2
+    assert "fit: its depth is 2, not 1 as in the run planned from" in done.stderr
 
 
 def slower(record, times):
@@ -769,7 +910,7 @@ def test_the_command_refuses(words, complaint):
     ("change", "complaint"),
     [
         ({"concurrency": 6}, "its queries overlapped (6 at once)"),
-        ({"settings": Settings(depth=1)}, "its small model looked closer"),
+        ({"settings": Settings(depth=1), "policy": "race"}, "its policy is race, under which"),
     ],
 )
 def test_a_run_of_which_no_plan_can_be_made_is_refused(tmp_path, change, complaint):

@@ -120,7 +120,7 @@ def add_plan(app: "typer.Typer") -> None:
 
             from speceyes.plan.drive import Scenario
             from speceyes.plan.fates import ByHand
-            from speceyes.plan.inputs import draws_of
+            from speceyes.plan.inputs import depth_of, draws_of
             from speceyes.plan.station import Servers
 
             console = Console(stderr=as_json)
@@ -173,6 +173,7 @@ def add_plan(app: "typer.Typer") -> None:
                     seed=seed,
                     screen_by=parse_screen_by(screen),
                     is_real=real,
+                    depth=depth_of(draws[0][1]),
                 ),
                 policies=_listed("policy", policy, parse_policy),
                 loads=_loads(concurrency, rate),

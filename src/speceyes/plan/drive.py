@@ -60,7 +60,10 @@ Arrivals: TypeAlias = Closed | Poisson
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What is simulated. The same seed gives the same queries to every policy."""
+    """What is simulated. The same seed gives the same queries to every policy.
+
+    `depth`: how often the small model may look closer; the draw's fates say how often it does.
+    """
 
     draw: Draw
     policy: PolicyName
@@ -73,6 +76,7 @@ class Scenario:
     waste_budget: float = DEFAULT_WASTE_BUDGET
     warm_up: int | None = None
     is_real: bool = False
+    depth: int = 0
 
     def __post_init__(self) -> None:
         if self.queries < 1:
@@ -190,7 +194,7 @@ async def _simulate(scenario: Scenario, *, told: list[tuple[float, str]] | None 
     stations = Stations(Station(scenario.small), Station(scenario.large), screens)
     stations.small.stand_beside(stations.large)
     fates: dict[str, Fate] = {}
-    parts, rules = make_parts(stations, fates), make_rules()
+    parts, rules = make_parts(stations, fates), make_rules(depth=scenario.depth)
     policy = make_policy(scenario.policy, parts.agent.engine, waste_budget=scenario.waste_budget)
     troupe = Troupe(parts, rules, stations)
     funnel = Funnel(parts, rules, policy)

@@ -8,11 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from speceyes.errors import ConfigError
+
+LookEnd: TypeAlias = Literal["accepted", "doubted", "nowhere"]
+
+
+@dataclass(frozen=True, slots=True)
+class LookFate:
+    """One closer look of the small model: seconds to say where, and to answer; what comes of it.
+
+    "nowhere": it says none, and so is given up.
+    """
+
+    where_s: float
+    answer_s: float
+    ends: LookEnd
+
+    @property
+    def took_s(self) -> float:
+        """All of it."""
+        return self.where_s + self.answer_s
+
+
+NO_LOOK: Final = LookFate(0.0, 0.0, "nowhere")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +43,9 @@ class Fate:
 
     `between_s` lies before them: pictures opened, first views made. `turns_s` are the agent's, and
     `tools_s` what its tools take after each turn but the last. `lone_turns_s`: its turns where
-    there is nothing but the agent, if these are known to differ. `small_is_right` and
-    `agent_is_right`: of each one's answer; None where nobody knows.
+    there is nothing but the agent, if these are known to differ. `accepted`: of the small model's
+    answer at first sight; `looks` are those that it then takes, the last of them perhaps accepted.
+    `small_is_right` and `agent_is_right`: of each one's answer; None where nobody knows.
     """
 
     between_s: float = 0.0
@@ -36,6 +59,21 @@ class Fate:
     small_is_right: bool | None = None
     agent_is_right: bool | None = None
     turn_tokens: int = 100
+    looks: tuple[LookFate, ...] = ()
+
+    @property
+    def looks_s(self) -> float:
+        """All of the closer looks."""
+        return sum(look.took_s for look in self.looks)
+
+    @property
+    def accepted_closer(self) -> bool:
+        """Whether the last look is accepted."""
+        return bool(self.looks) and self.looks[-1].ends == "accepted"
+
+    def look(self, place: int) -> LookFate:
+        """Give a look by its place, from 0; beyond those there are it says nowhere, at once."""
+        return self.looks[place] if place < len(self.looks) else NO_LOOK
 
     @property
     def agent_s(self) -> float:
@@ -58,9 +96,13 @@ class Draw(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Draw from the fates of a run's items, each as likely, with replacement."""
+    """Draw from the fates of a run's items, each as likely, with replacement.
+
+    `depth`: how often the run's small model might look closer.
+    """
 
     fates: Sequence[Fate]
+    depth: int = 0
 
     def __post_init__(self) -> None:
         if not self.fates:

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from speceyes.plan.fates import Fate
+
+_NOTHING: Final = 1e-12  # a share that is left by rounding alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What the formulas take: shares, and seconds of the parts. `between_s` is paid either way."""
+    """What the formulas take: shares, and seconds of the parts. `between_s` is paid either way.
+
+    Where the small model may look closer, every query is speculated on; `looked` is the share of
+    all that is accepted after a look, and `looks_s` the mean over all of what looks take. None and
+    0 where it may not.
+    """
 
     beta: float
     alpha: float
@@ -21,12 +29,23 @@ class Costs:
     speculate_s: float
     agent_s: float
     between_s: float = 0.0
+    looked: float | None = None
+    looks_s: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """The share that is left to the agent: 1 - beta * alpha, less what looks settle."""
+        return max(0.0, 1.0 - self.beta * self.alpha - (self.looked or 0.0))
 
     @property
     def seconds(self) -> float:
-        """E[L] = c_0 + c_J + beta * c_S + (1 - beta * alpha) * L_agent."""
-        rest = (1.0 - self.beta * self.alpha) * self.agent_s
-        return self.between_s + self.screen_s + self.beta * self.speculate_s + rest
+        """E[L] = c_0 + c_J + beta * c_S + (1 - beta * alpha) * L_agent.
+
+        With looks: c_0 + c_J + c_S + c_looks + (1 - beta * alpha - looked) * L_agent.
+        """
+        speculated = self.beta if self.looked is None else 1.0
+        small_s = self.screen_s + speculated * self.speculate_s + self.looks_s
+        return self.between_s + small_s + self.left * self.agent_s
 
     @property
     def speedup(self) -> float:
@@ -35,26 +54,28 @@ class Costs:
 
     @property
     def limit(self) -> float | None:
-        """1 / (1 - beta * alpha); None if nothing is left for the agent."""
-        rest = 1.0 - self.beta * self.alpha
-        return 1.0 / rest if rest > 0.0 else None
+        """1 / (1 - beta * alpha), with looks of what they leave; None if the agent has nothing."""
+        return 1.0 / self.left if self.left > _NOTHING else None
 
 
-def costs_of(fates: Sequence[Fate]) -> Costs:
-    """Take the formulas' figures from fates.
+def costs_of(fates: Sequence[Fate], *, depth: int = 0) -> Costs:
+    """Take the formulas' figures from fates, whose small model may look closer so often.
 
     `agent_s` is the mean over those that fall back, so that the formula is exact for them.
     """
     count = len(fates)
     passed = [fate for fate in fates if not fate.needs_tool]
     accepted = [fate for fate in passed if fate.accepted]
-    left = [fate.agent_s for fate in fates if not fate.accepted]
+    spoken = list(fates) if depth else passed
+    left = [fate.agent_s for fate in fates if not (fate.accepted or fate.accepted_closer)]
     every = [fate.agent_s for fate in fates]
     return Costs(
         beta=len(passed) / count,
         alpha=len(accepted) / len(passed) if passed else 0.0,
         screen_s=sum(fate.screen_s for fate in fates) / count,
-        speculate_s=sum(fate.speculate_s for fate in passed) / max(1, len(passed)),
+        speculate_s=sum(fate.speculate_s for fate in spoken) / max(1, len(spoken)),
         agent_s=sum(left) / len(left) if left else sum(every) / count,
         between_s=sum(fate.between_s for fate in fates) / count,
+        looked=sum(fate.accepted_closer for fate in fates) / count if depth else None,
+        looks_s=sum(fate.looks_s for fate in fates) / count,
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from speceyes.bench.comparison import Comparison, compare
 from speceyes.bench.folder import Run, read_run
-from speceyes.bench.manifest import check_first_sight
+from speceyes.bench.looks import check_whole_looks
+from speceyes.calibration.two_gates import Gates
 from speceyes.errors import ConfigError
 from speceyes.plan.drive import Scenario
 from speceyes.plan.fates import Draw, Recorded
 from speceyes.plan.fitting import Fit, Seen, fit_servers, seen_in
 from speceyes.plan.formulas import Costs, costs_of
-from speceyes.plan.recorded import fates_of, gate_at
+from speceyes.plan.recorded import check_known, fates_of, fates_with_looks, gate_at
 
 Draws = list[tuple[float | None, Draw, Costs]]
 
@@ -24,6 +25,8 @@ Draws = list[tuple[float | None, Draw, Costs]]
 def draws_of(folder: Path, thresholds: Sequence[float] = ()) -> tuple[str, Draws]:
     """Read a run of one query after the other: its suite, and fates under each threshold.
 
+    Where its small model looked closer, thresholds are the first gate's, and none is stricter than
+    the run's; the closer gate stays.
     Raises: ConfigError if no plan can be made of it; RunFolderError if it is none.
     """
     run = read_run(folder)
@@ -33,14 +36,25 @@ def draws_of(folder: Path, thresholds: Sequence[float] = ()) -> tuple[str, Draws
             f"its queries overlapped ({run.manifest.concurrency} at once), so its times include "
             "waiting; give a run made with --concurrency 1",
         )
-    check_first_sight([run.manifest])
+    check_whole_looks([run.manifest])
     comparison = _compared(run)
-    own = run.manifest.gate
+    own, depth = run.manifest.gate, run.manifest.settings.depth
     draws: Draws = []
     for threshold in thresholds or (own.threshold,):
-        fates = fates_of(comparison, gate_at(own, threshold))
-        draws.append((threshold, Recorded(fates), costs_of(fates)))
+        gate = gate_at(own, threshold)
+        if depth:
+            check_known(gate, own)
+            closer = run.manifest.closer_gate or own
+            fates = fates_with_looks(comparison, Gates(gate, closer))
+        else:
+            fates = fates_of(comparison, gate)
+        draws.append((threshold, Recorded(fates, depth), costs_of(fates, depth=depth)))
     return comparison.suite.source, draws
+
+
+def depth_of(draw: Draw) -> int:
+    """Say how often the small model of a draw's fates may look closer."""
+    return draw.depth if isinstance(draw, Recorded) else 0
 
 
 def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
@@ -64,6 +78,7 @@ def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
             large=scenario.large,
             seed=scenario.seed,
             screen_by=scenario.screen_by,
+            depth=depth_of(draw),
         ),
         seen,
     )
@@ -81,6 +96,8 @@ def _check_alike(alone: Run, run: Run) -> None:
         ("small model", other.small, one.small),
         ("large model", other.large, one.large),
         ("threshold", other.gate.threshold, one.gate.threshold),
+        ("depth", other.settings.depth, one.settings.depth),
+        ("closer gate", other.closer_gate, one.closer_gate),
     ):
         if has != wants:
             raise ConfigError("fit", f"its {name} is {has}, not {wants} as in the run planned from")

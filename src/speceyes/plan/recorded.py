@@ -12,12 +12,14 @@ from dataclasses import replace
 from typing import Final
 
 from speceyes.bench.comparison import Comparison
+from speceyes.bench.looks import Judged, judged_of, passed_screen
 from speceyes.bench.records import Record
 from speceyes.bench.rescore import Case
 from speceyes.bench.summary import Entrant, in_common
+from speceyes.calibration.two_gates import Gates
 from speceyes.errors import ConfigError
 from speceyes.gate import GateSpec, judge
-from speceyes.plan.fates import Fate
+from speceyes.plan.fates import Fate, LookFate
 
 _METHODS: Final = frozenset({"baseline", "speceyes", "small"})
 
@@ -35,7 +37,7 @@ def fates_of(comparison: Comparison, spec: GateSpec) -> list[Fate]:
         raise ConfigError(
             "run", f"{comparison.suite.source} needs the methods baseline and speceyes"
         )
-    entrants = [e for e in comparison.entrants if e.method in _METHODS]
+    entrants = _entrants(comparison)
     shared = in_common(entrants)
     bases = shared[_first(entrants, "baseline").label]
     ours = shared[_first(entrants, "speceyes").label]
@@ -55,6 +57,69 @@ def fates_of(comparison: Comparison, spec: GateSpec) -> list[Fate]:
             cases, bases, ours, smalls if smalls is not None else [None] * len(bases), strict=True
         )
     ]
+
+
+def fates_with_looks(comparison: Comparison, gates: Gates) -> list[Fate]:
+    """Give the fate of each item whose small model may look closer, under gates no stricter.
+
+    A query takes the looks that the run has of it, up to the first that is accepted. Turns are
+    those of `fates_of`.
+    Raises: ConfigError without both methods' records, or if looks were not kept.
+    """
+    fates = fates_of(comparison, gates.first)
+    entrants = _entrants(comparison)
+    ours = in_common(entrants)[_first(entrants, "speceyes").label]
+    return [_with_looks(fate, mine, gates) for fate, mine in zip(fates, ours, strict=True)]
+
+
+def check_known(gate: GateSpec, own: GateSpec) -> None:
+    """See that a run shows what a gate would lead to. Raises: ConfigError naming the threshold."""
+    if gate.threshold > own.threshold:
+        raise ConfigError(
+            "threshold",
+            f"{gate.threshold:g} is stricter than the run's own, {own.threshold:g}, so that more "
+            "closer looks would be taken than it has; give lower ones, or a run with a stricter "
+            "gate",
+        )
+
+
+def _with_looks(fate: Fate, mine: Record, gates: Gates) -> Fate:
+    judged, needs_tool = judged_of(mine), not passed_screen(mine)
+    if not judged:
+        return replace(
+            fate,
+            speculate_s=mine.phase_s.get("speculate", 0.0),
+            needs_tool=needs_tool,
+            accepted=False,
+        )
+    accepted = not needs_tool and judge(judged[0].said, gates.first).accepted
+    looks = () if accepted else _looks(mine, judged, gates.closer)
+    decisive = judged[len([look for look in looks if look.ends != "nowhere"])]
+    return replace(
+        fate,
+        speculate_s=judged[0].span.took_s,
+        needs_tool=needs_tool,
+        accepted=accepted,
+        looks=looks,
+        small_is_right=decisive.is_right,
+    )
+
+
+def _looks(mine: Record, judged: Sequence[Judged], gate: GateSpec) -> tuple[LookFate, ...]:
+    found: list[LookFate] = []
+    told = () if mine.speculation is None else mine.speculation.looks
+    for place, look in enumerate(told, 1):
+        where_s = took_s = 0.0
+        if look.span is not None:
+            where_s, took_s = look.span.where_s, look.span.took_s
+        if not look.answered:
+            found.append(LookFate(took_s, 0.0, "nowhere"))
+            break
+        if judge(judged[place].said, gate).accepted:
+            found.append(LookFate(where_s, took_s - where_s, "accepted"))
+            break
+        found.append(LookFate(where_s, took_s - where_s, "doubted"))
+    return tuple(found)
 
 
 def gate_at(own: GateSpec, threshold: float | None) -> GateSpec:
@@ -124,6 +189,10 @@ def _speculate_s(case: Case, alone: Record | None, typical_s: float) -> float:
     if alone is None:
         return typical_s
     return alone.phase_s.get("speculate", 0.0) + alone.phase_s.get("gate", 0.0) or typical_s
+
+
+def _entrants(comparison: Comparison) -> list[Entrant]:
+    return [e for e in comparison.entrants if e.method in _METHODS]
 
 
 def _first(entrants: Sequence[Entrant], method: str) -> Entrant:

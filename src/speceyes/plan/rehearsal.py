@@ -7,7 +7,7 @@ times and routes are those of the real passage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import anyio
@@ -51,6 +51,17 @@ class Rehearsal(Passage):
         with self._phase("speculate"):
             await _ask(self.small, self.fate.speculate_s)
         return ACCEPTED if self.fate.accepted else REJECTED
+
+    async def look_closer(self, attempt: Attempt) -> Attempt:
+        """Phases II and III once more."""
+        look = self.fate.look(attempt.looks)
+        with self._phase("speculate"):
+            await _ask(self.small, look.where_s)
+            if look.ends == "nowhere":
+                return attempt
+            await _ask(self.small, look.answer_s)
+        made = ACCEPTED if look.ends == "accepted" else REJECTED
+        return replace(made, looks=attempt.looks + 1)
 
     async def ask_agent(self) -> str:
         """Phase IV."""

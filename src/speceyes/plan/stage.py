@@ -18,7 +18,7 @@ from speceyes.engines.replay import scripted, scripted_screen
 from speceyes.gate import GateSpec
 from speceyes.load import Load
 from speceyes.phases import Parts, Rules
-from speceyes.plan.fates import Fate
+from speceyes.plan.fates import Fate, LookFate
 from speceyes.plan.rehearsal import Stations
 from speceyes.plan.station import Station
 from speceyes.screen import ScreenSpec
@@ -46,12 +46,15 @@ from speceyes.types import (
 _T = TypeVar("_T")
 
 GATE: Final = GateSpec(threshold=4.0, k=16)
+_THERE: Final = "there"
 _SURE, _UNSURE = (scripted("small", separability=score, k=16) for score in (8.0, 2.0))
+_HERE, _AWAY = (scripted(said, separability=None) for said in (_THERE, "nowhere"))
 _NEED, _NO_NEED = scripted_screen(0.9), scripted_screen(0.1)
 _PICTURE: Final = Picture(b"none", "image/png", 1, 1)
 _MOST_TURNS: Final = 1000
 _ENDLESS_S: Final = 1e9
 _LOOK: Final = "look"
+_SPOT: Final = Box(0, 0, 1, 1)
 
 
 def query_named(name: str) -> Query:
@@ -74,7 +77,7 @@ class Player:
 
     async def generate(self, request: GenerateRequest) -> Generation:
         """Take the time that the request's phase takes, and say what its fate has."""
-        phase, _, name = _words(request.messages[0]).partition("|")
+        phase, name, place = _told(request.messages)
         fate = self.fates[name]
         if phase == "screen":
             await self.station.serve(fate.screen_s)
@@ -82,11 +85,20 @@ class Player:
         if phase == "speculate":
             await self.station.serve(fate.speculate_s)
             return _SURE if fate.accepted else _UNSURE
+        if phase in {"where", "shown"}:
+            return await self._look(phase, fate.look(int(place)))
         turn = sum(message.role == "assistant" for message in request.messages)
         await self.station.serve(fate.turns_s[turn])
         words = "answer" if turn + 1 == len(fate.turns_s) else f"{_LOOK}|{name}|{turn}"
         spent = Usage(0, 0, fate.turn_tokens, 0)
         return Generation(words, "stop", None, fate.turn_tokens, None, spent, self.name)
+
+    async def _look(self, phase: str, look: LookFate) -> Generation:
+        if phase == "shown":
+            await self.station.serve(look.answer_s)
+            return _SURE if look.ends == "accepted" else _UNSURE
+        await self.station.serve(look.where_s)
+        return _AWAY if look.ends == "nowhere" else _HERE
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -107,17 +119,19 @@ def make_parts(stations: Stations, fates: Mapping[str, Fate]) -> Parts:
             budget=_Terse.budget,
             max_pictures=_MOST_TURNS,
         ),
+        closer=_Closer(),
         prompts=_Prompts(),
         open_pixels=_Blank,
         offload=_at_once,
     )
 
 
-def make_rules() -> Rules:
+def make_rules(*, depth: int = 0) -> Rules:
     """Make rules under which nothing is late."""
     return Rules(
         gate=GATE,
         screen=ScreenSpec(),
+        depth=depth,
         max_answer_tokens=20,
         screen_timeout_s=_ENDLESS_S,
         speculate_timeout_s=_ENDLESS_S,
@@ -133,7 +147,7 @@ class _Prompts:
         return _asked("screen", query)
 
     def screen_within(self, opening: Conversation, /) -> Conversation:
-        name = _words(opening[0]).partition("|")[2]
+        _, name, _ = _told(opening)
         return (Message("user", (Text(f"screen|{name}"),)),)
 
     def speculate(self, query: Query, _: tuple[View, ...], /) -> Conversation:
@@ -141,6 +155,34 @@ class _Prompts:
 
     def answer_briefly(self, _: Query, /) -> str:
         return ""
+
+
+class _Closer:
+    """A closer look of few words, which name the query and the look's place."""
+
+    max_tokens = 1
+
+    def ask_where(self, conversation: Conversation, _: str) -> Conversation:
+        _, name, place = _told(conversation)
+        nth = int(place) + 1 if place else 0
+        return (Message("user", (Text(f"where|{name}|{nth}"),)),)
+
+    def read_where(self, reply: str, _: View) -> Box | None:
+        return _SPOT if reply == _THERE else None
+
+    def view_size(self, size: Size) -> Size:
+        return size
+
+    def show(
+        self,
+        conversation: Conversation,
+        _: str,
+        *,
+        part: Picture,  # noqa: ARG002 - the seam's
+        instruction: str,  # noqa: ARG002
+    ) -> Conversation:
+        _, name, place = _told(conversation)
+        return (Message("user", (Text(f"shown|{name}|{place}"),)),)
 
 
 class _Terse:
@@ -210,6 +252,13 @@ async def _at_once(work: Callable[[], _T], /) -> _T:
 
 def _asked(phase: str, query: Query) -> Conversation:
     return (Message("user", (Text(f"{phase}|{query.query_id}"),)),)
+
+
+def _told(conversation: Conversation) -> tuple[str, str, str]:
+    # The phase, the query's name, and the place of a closer look, from 0: "" where there is none.
+    phase, _, rest = _words(conversation[0]).partition("|")
+    name, _, place = rest.partition("|")
+    return phase, name, place
 
 
 def _words(message: Message) -> str:

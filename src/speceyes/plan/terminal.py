@@ -82,9 +82,12 @@ def show_plan(console: Console, planned: Planned) -> None:
     for threshold, costs in planned.costs:
         at = "" if threshold is None else f" at threshold {threshold:.4g}"
         limit = _MISSING if costs.limit is None else f"{costs.limit:.2f}x"
+        looked = ""
+        if costs.looked is not None:
+            looked = f"looks {costs.looks_s:.4g} s, {costs.looked:.3f} accepted after one, "
         told = (
             f"{planned.source}{at}: beta {costs.beta:.3f}, alpha {costs.alpha:.3f}, "
-            f"c_J {costs.screen_s:.4g} s, c_S {costs.speculate_s:.4g} s, agent "
+            f"c_J {costs.screen_s:.4g} s, c_S {costs.speculate_s:.4g} s, {looked}agent "
             f"{costs.agent_s:.4g} s; one after the other {costs.seconds:.4g} s a query, "
             f"limit {limit}"
         )
