@@ -18,15 +18,20 @@ from speceyes.calibration.certificate import certifies, from_json, to_json
 from speceyes.calibration.two_gates import Gates
 from speceyes.commands.choosing import chosen
 from speceyes.config import Settings
+from speceyes.engines.replay import ReplayEngine
 from speceyes.errors import ConfigError
 from speceyes.gate import judge
 from speceyes.gate_match import check_choices, check_depth
+from speceyes.gateway.settings_file import plan_of
 from speceyes.policies.fixed import overlap, serial
 from speceyes.settings_file import Choices, load_closer_gate, load_gate, load_settings
+from speceyes.shadow.settings import ShadowSettings
+from speceyes.shadow.work import Shadow
 from speceyes.specs import gate_id, gate_to_json
 from speceyes.types import Box
 from tests.looking_pair import CLOSER_GATE, NOWHERE, deep_run
 from tests.scripted_pair import GATE, tiny_items
+from tests.stand_ins import a_funnel
 from tests.test_calibrating import a_run, kept
 from tests.test_cli import call
 from tests.test_depth import BOX, Script, settle, sure, unsure
@@ -265,6 +270,27 @@ def test_whoever_takes_the_file_takes_both_gates(tmp_path):
     again.write_text(f'gate = "{file.name}"\n[closer_gate]\nthreshold = 1.0\nk = 8\n')
     with pytest.raises(ConfigError, match=r"closer_gate: is in gate\.json too"):
         load_settings(again)
+
+
+def test_a_route_of_the_gateway_takes_both_gates_too(tmp_path):
+    file, _ = written(tmp_path)
+    made = calibrate([deep_run()], WISH)
+    table = {"routes": {"deep": {"gate": file.name, "settings": {"depth": 1}}}}
+    (route,) = plan_of(table, file.parent, flags={}).routes
+    assert (route.choices.gate, route.choices.closer_gate) == (made.gate, made.closer_gate)
+
+
+def test_a_shadow_takes_a_certificate_of_both_gates():
+    made = calibrate([deep_run()], WISH)
+    settings = ShadowSettings(mode="audit", share=0.5, max_loss=0.2)
+    engine = ReplayEngine(Script([]), name="any")
+    rules = {"gate": made.gate, "closer_gate": made.closer_gate, "depth": 1}
+    Shadow(settings, certificate=made.certificate).over(
+        a_funnel(engine, engine, **rules), prompts={}
+    )
+    other = a_funnel(engine, engine, **(rules | {"closer_gate": GATE}))
+    with pytest.raises(ConfigError, match=r"shadow\.certificate"):
+        Shadow(settings, certificate=made.certificate).over(other, prompts={})
 
 
 DEEP = replace(GATE, depth=1)
