@@ -317,7 +317,7 @@ def test_a_gate_is_for_the_depth_that_it_was_calibrated_with(gate, depth, told):
 
 def test_a_gate_of_another_depth_is_refused_before_anything_is_opened(tmp_path):
     file = tmp_path / "gate.json"
-    file.write_text(gate_to_json(DEEP))
+    file.write_text(gate_to_json(replace(DEEP, small_model="builtin:closer")))
     for command in (("bench", "builtin:3", "--out", tmp_path / "run"), ("demo",)):
         done = call(*command, "--gate", file)
         assert done.exit_code == 2

@@ -51,6 +51,8 @@ def check_gate(
     `depth` None: not to be looked at.
     Raises: ConfigError naming the field of the gate that does not agree.
     """
+    if depth is not None:  # first, for a depth may bring another small model with it
+        check_depth(gate, depth)
     for field, recorded, named, engine in (
         ("small_model", gate.small_model, model_of(small, role="small"), small),
         ("large_model", gate.large_model, model_of(large, role="large"), large),
@@ -59,8 +61,6 @@ def check_gate(
             _refuse(field, recorded, named)
     if gate.prompt_id is not None and gate.prompt_id != prompt_id:
         _refuse("prompt_id", gate.prompt_id, prompt_id)
-    if depth is not None:
-        check_depth(gate, depth)
 
 
 def prompt_ids(screen: ScreenSpec, *, system: str | None, user: str | None) -> dict[str, str]:
