@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -299,35 +298,29 @@ async def here(items: Sequence[Item], asked: argparse.Namespace, model: Path) ->
 
 async def there(items: Sequence[Item], asked: argparse.Namespace, model: Path) -> dict[str, Any]:
     """Measure a real vLLM, on the wall only: what it works is not this process' own."""
-    from speceyes.engines.http import HttpEngine
+    from benchmarks.vllm import Forgetting
     from tests.e2e.vllm_env import FOLDER, is_ready
-    from tests.e2e.vllm_server import Server, cores
+    from tests.e2e.vllm_server import Server, cores, serve
 
     if not is_ready():
         raise SystemExit(f"{FOLDER} is not there or out of date; run `make vllm`")
-    with tempfile.TemporaryDirectory() as logs, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as logs:
         server = Server(model=model, name="large", core=cores()[1], folder=Path(logs), tell=tell)
-        stack.callback(server.stop)
-        server.ensure()
-        engine = HttpEngine(server.base_url, model=server.name)
-
-        def forget() -> None:
-            server.forget()
-            engine.forget_pictures()
-
-        try:
-            return {
-                "phase_one": await phase_ones(
-                    engine,
-                    forget,
-                    items,
-                    repeats=asked.repeats,
-                    pictures=asked.pictures,
-                    clocks=("wall_s",),
-                )
-            }
-        finally:
-            await engine.aclose()
+        with serve(server):
+            engine = Forgetting(server)
+            try:
+                return {
+                    "phase_one": await phase_ones(
+                        engine,
+                        engine.forget,
+                        items,
+                        repeats=asked.repeats,
+                        pictures=asked.pictures,
+                        clocks=("wall_s",),
+                    )
+                }
+            finally:
+                await engine.aclose()
 
 
 def tell(line: str) -> None:

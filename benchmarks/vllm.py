@@ -31,6 +31,7 @@ from speceyes.bench.summary import Entrant, Figures, Summary, summarise  # noqa:
 from speceyes.builtin.pair import BUILTIN  # noqa: E402
 from speceyes.builtin.suite import draw_items  # noqa: E402
 from speceyes.engines.http import HttpEngine  # noqa: E402
+from speceyes.engines.wire.settings import DEFAULT_HTTP, HttpSettings  # noqa: E402
 from tests.e2e.vllm_server import Pair, Server, serve_pair  # noqa: E402
 
 WARM_UP_ITEMS = 3
@@ -40,8 +41,8 @@ METHODS: tuple[Method, ...] = ("baseline", "speceyes")
 class Forgetting(HttpEngine):
     """An engine whose server forgets when told to. Implements `bench.contenders.Forgetful`."""
 
-    def __init__(self, server: Server) -> None:
-        super().__init__(server.base_url, model=server.name)
+    def __init__(self, server: Server, settings: HttpSettings = DEFAULT_HTTP) -> None:
+        super().__init__(server.base_url, model=server.name, settings=settings)
         self._behind = server
 
     def forget(self) -> None:

@@ -135,6 +135,16 @@ async def test_never_asks_nobody_what_it_is():
     assert server.lookups == 0
 
 
+async def test_a_list_that_was_asked_for_anyway_is_not_asked_for_again():
+    async with serving(Vllm(), models=VLLM) as server:
+        engine = HttpEngine(server.url, model=None)
+        for _ in range(2):
+            await engine.generate(about(RED))
+        await engine.aclose()
+    assert server.lookups == 1
+    assert parts_of(server.bodies[1])[0]["image_url"] is None
+
+
 async def test_words_alone_ask_nobody_what_it_is():
     words = GenerateRequest((Message("user", (Text("What is it?"),)),), 16)
     _, server, _ = await answers(lambda body: say(body, ["a"]), words)

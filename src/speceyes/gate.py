@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Any, Final, Literal, TypeAlias, assert_never, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,20 @@ class GateSpec:
             raise ConfigError("gate.bottom_share", f"{self.bottom_share} is not in 0 < share <= 1")
         if self.aggregation == "log" and self.scale == "squashed":
             raise ConfigError("gate.scale", "log is a probability already; set scale to raw")
+
+    @overload
+    def passes(self, score: float) -> bool: ...
+
+    @overload
+    def passes(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]: ...
+
+    def passes(self, score: Any) -> Any:
+        """Say if a score is above the threshold, or reaches it where `strict` is not set.
+
+        >>> GateSpec(threshold=4.0, k=16).passes(4.0)
+        False
+        """
+        return score > self.threshold if self.strict else score >= self.threshold
 
 
 PAPER: Final = GateSpec(threshold=0.98, k=64, scale="squashed")
@@ -227,7 +241,7 @@ def judge(generation: Generation, spec: GateSpec) -> Verdict:
     if unsound is not None or generation.evidence is None:
         return Verdict(accepted=False, score=None, reason=unsound or "no_evidence", spec=spec)
     value = score(generation.evidence, spec)
-    accepted = value > spec.threshold if spec.strict else value >= spec.threshold
+    accepted = spec.passes(value)
     reason: GateReason = "accepted" if accepted else "below_threshold"
     return Verdict(accepted=accepted, score=value, reason=reason, spec=spec)
 

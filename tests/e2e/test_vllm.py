@@ -32,7 +32,7 @@ from speceyes.pictures import DecodedPictures
 from speceyes.specs import gate_to_toml
 from speceyes.types import Box, Engine, GenerateRequest, Generation, Image
 from tests.e2e.proxy import FALSEHOODS, Falsehood, proxying
-from tests.e2e.vllm_server import Pair, Server
+from tests.e2e.vllm_server import Pair, Server, wait_ready
 from tests.walls import needs_walls
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(900)]
@@ -341,7 +341,7 @@ async def test_servers_die_and_come_back(vllm: Pair, both: Both):
 def restart(pair: Pair) -> None:
     for server in pair.servers:
         server.start()
-    pair.wait_ready()
+    wait_ready(pair.servers)
 
 
 def test_the_doctor_finds_both_servers_well(vllm: Pair):

@@ -242,12 +242,13 @@ class Pair:
         """Both."""
         return (self.small, self.large)
 
-    def wait_ready(self) -> None:
-        """Wait until both have answered about a picture. Raises: ServerDidNotStart."""
-        for server in self.servers:
-            server.wait_ready()
-        for server in self.servers:
-            server.warm_up()
+
+def wait_ready(servers: Sequence[Server]) -> None:
+    """Wait until all have answered about a picture. Raises: ServerDidNotStart."""
+    for server in servers:
+        server.wait_ready()
+    for server in servers:
+        server.warm_up()
 
 
 def leave_process() -> NoReturn:
@@ -272,15 +273,24 @@ def serve_pair(
         Server(model=MODELS / role, name=role, core=core, folder=folder, tell=tell)
         for role, core in zip(ROLES, cores(), strict=True)
     )
+    with serve(small, large, leave=leave):
+        yield Pair(small, large)
+
+
+@contextmanager
+def serve(*servers: Server, leave: Callable[[], NoReturn] = leave_process) -> Iterator[None]:
+    """Run servers until the block ends, be it by SIGTERM, on which it leaves.
+
+    Raises: ServerDidNotStart.
+    """
     with _ended_by_sigterm(leave) as hold_back, ExitStack() as stack:
-        stack.callback(small.stop)
-        stack.callback(large.stop)
+        for server in servers:
+            stack.callback(server.stop)
         stack.callback(hold_back)  # the first to be called
-        small.start()
-        large.start()
-        pair = Pair(small, large)
-        pair.wait_ready()
-        yield pair
+        for server in servers:
+            server.start()
+        wait_ready(servers)
+        yield
 
 
 @contextmanager

@@ -115,8 +115,8 @@ def outlook(cases: Sequence[Case], spec: GateSpec) -> Outlook | None:
     if not cases:
         return None
     scores, may_pass = _scores(cases, spec)
-    above = scores > spec.threshold if spec.strict else scores >= spec.threshold
-    accuracy, speedup, accepted = _outcome(cases, (above & may_pass)[None])
+    passed = spec.passes(scores) & may_pass
+    accuracy, speedup, accepted = _outcome(cases, passed[None])
     return Outlook(spec, float(accuracy[0]), float(speedup[0]), float(accepted[0]))
 
 

@@ -54,8 +54,7 @@ class Observed:
 
     def accepted(self, spec: GateSpec) -> Flags:
         """Say which queries a gate would accept. Shapes: returns (N,)."""
-        over = self.scores > spec.threshold if spec.strict else self.scores >= spec.threshold
-        passed: Flags = self.may_pass & over
+        passed: Flags = self.may_pass & spec.passes(self.scores)
         return passed
 
     def risk(self, spec: GateSpec, *, confidence: float = 0.95) -> Estimate:

@@ -75,7 +75,7 @@ class Looked:
     def outcome(self, gates: Gates) -> Outcome:
         """Say what two gates would have made of each query, as far as the run tells."""
         at_first = self.first.accepted(gates.first)
-        over = _over(self.scores, gates.closer)  # (N, D)
+        over = gates.closer.passes(self.scores)  # (N, D)
         closer = ~at_first & over.any(axis=1)
         unknown = np.zeros_like(at_first)
         if not gates.closer_is_shut:
@@ -205,7 +205,7 @@ def _lowest_closer(left: Looked, own: GateSpec, *, allowed: int) -> GateSpec:
     failures = changes[::-1].cumsum()[::-1]  # (S + 1,) where all from there on are accepted
     start = distinct.size
     if scores.shape[1] > 1:
-        start = int((~_over(distinct, own)).sum())
+        start = int((~own.passes(distinct)).sum())
     fits = failures[start::-1] <= allowed  # along the line
     passed = int(fits.argmin()) if not fits.all() else fits.size
     if passed == 0:
@@ -214,8 +214,3 @@ def _lowest_closer(left: Looked, own: GateSpec, *, allowed: int) -> GateSpec:
     if last == start:
         return own if scores.shape[1] > 1 else closed(own)
     return replace(own, threshold=midway(distinct, last))
-
-
-def _over(scores: Floats, spec: GateSpec) -> Flags:
-    over: Flags = scores > spec.threshold if spec.strict else scores >= spec.threshold
-    return over

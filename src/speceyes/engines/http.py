@@ -26,7 +26,6 @@ from speceyes.engines.wire.heard import (
     ServedModel,
     Unreadable,
     hear,
-    is_vllm,
     read_models,
 )
 from speceyes.engines.wire.refusals import Refusal, clean, error_of, strange_reply
@@ -75,7 +74,7 @@ class HttpEngine:
         self._urls = DataUrls(settings.image_format, settings.max_shelf_bytes)
         self._learnt = Learnt(tool_choice=settings.tool_choice)
         self._kept = KeptPictures(settings.image_format)
-        self._is_vllm = False if settings.image_reuse == "never" else None
+        self._is_vllm: bool | None = None
 
     def __repr__(self) -> str:
         return f"HttpEngine({self._name!r})"
@@ -137,12 +136,15 @@ class HttpEngine:
     async def served_models(self) -> tuple[ServedModel, ...]:
         """Ask the server what it serves, and with which context. Raises: EngineError."""
         found = await self._transport.get("/models")
+        self._is_vllm = bool(self._is_vllm)  # reached; what it was known to be, it stays
         if isinstance(found, Refusal):
             raise error_of(found, engine=self._name, key_env=self._key_env)
         try:
-            return read_models(found)
+            models = read_models(found)
         except Unreadable:
             raise self._strange("what is no list of models", found) from None
+        self._is_vllm = any(model.owner == "vllm" for model in models)
+        return models
 
     def forget_pictures(self) -> None:
         """Send all pictures anew: the server is known to have dropped them."""
@@ -154,12 +156,20 @@ class HttpEngine:
         await self._load.aclose()
 
     async def _keeps_pictures(self) -> bool:
+        if self._settings.image_reuse == "never":
+            return False
         if self._is_vllm is None:
             async with self._looking:
                 if self._is_vllm is None:
-                    found = await self._transport.get("/models")
-                    self._is_vllm = not isinstance(found, Refusal) and is_vllm(found)
-        return self._is_vllm
+                    await self._find_kind()
+        return bool(self._is_vllm)
+
+    async def _find_kind(self) -> None:
+        try:
+            await self.served_models()
+        except EngineError:
+            if self._is_vllm is None:
+                raise  # it was not reached at all
 
     async def _show(
         self, pictures: Sequence[Picture], held: frozenset[str], *, is_named: bool

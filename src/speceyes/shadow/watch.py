@@ -126,7 +126,7 @@ def checked(watch: Watch, seen: Seen) -> Watch:
 
     A query accepted under a gate that has since been tightened counts as what it would be now.
     """
-    if seen.score is not None and not passes(seen.score, watch.gate):
+    if seen.score is not None and not watch.gate.passes(seen.score):
         seen = Seen()
     was_alarmed = watch.audit.is_alarmed
     watch = replace(watch, audit=audits.observe(watch.audit, seen))
@@ -141,11 +141,6 @@ def scored(watch: Watch, score: float) -> Watch:
     if len(first) < watch.settings.drift_after:
         return replace(watch, first=first)
     return held_against(watch, drifts.reference_of(first), "first")
-
-
-def passes(score: float, gate: GateSpec) -> bool:
-    """Say if a gate lets a score pass."""
-    return score > gate.threshold if gate.strict else score >= gate.threshold
 
 
 def watched(watch: Watch) -> Watched:

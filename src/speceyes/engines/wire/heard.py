@@ -32,10 +32,11 @@ class Refused(Exception):  # noqa: N818 - says what happened
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that a server names, and how many tokens fit, where it says so."""
+    """A model that a server names; how many tokens fit, and who owns it, where it says so."""
 
     model_id: str
     max_model_len: int | None
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +109,7 @@ class _Models(msgspec.Struct):
 def read_models(body: bytes) -> tuple[ServedModel, ...]:
     """Read what a server says it serves. Raises: Unreadable."""
     models = _convert(_decode(body), _Models).data
-    return tuple(ServedModel(model.id, model.max_model_len) for model in models)
-
-
-def is_vllm(body: bytes) -> bool:
-    """Say if a list of models is vLLM's own, which it says itself; what is no list is not."""
-    try:
-        models = _convert(_decode(body), _Models).data
-    except Unreadable:
-        return False
-    return any(model.owned_by == "vllm" for model in models)
+    return tuple(ServedModel(model.id, model.max_model_len, model.owned_by) for model in models)
 
 
 def hear(body: bytes, *, key: str | None = None) -> Heard:
