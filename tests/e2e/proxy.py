@@ -39,7 +39,7 @@ def keep(_: Json) -> None:
 
 @dataclass(eq=False)
 class Proxy:
-    """Where it listens, and how many replies passed through it."""
+    """Where it listens, and how many replies passed through it; a list of models is none."""
 
     url: str
     replies: int = 0
@@ -69,7 +69,7 @@ async def proxying(
             async with session.request(
                 request.method, url, data=body, headers={"Content-Type": "application/json"}
             ) as reply:
-                proxy.replies += 1
+                proxy.replies += request.method == "POST"
                 if falsify is not None and reply.status == 200 and request.method == "POST":
                     told = await reply.json()
                     falsify(told)
