@@ -3,10 +3,11 @@
 The built-in pair is served by two vLLM processes. Calibration: the agent alone and SpecEyes answer
 some items one after the other, and the same items `--fit` at once, with few and with many; from
 these runs the plan is made as `speceyes plan RUN --fit FEW --fit MANY` makes it. Then policies take
-turns on other items, of the same mixture, at other concurrencies, in blocks that begin and end with
-idle engines; the plan is asked for the same blocks. Errors are foretold over measured, less one,
-beside the sampling error of both sides together (one standard error, over blocks and over items
-drawn). Prints one JSON document, last; runs and a plot go to --out.
+turns on the same items, in another order and at other concurrencies, in blocks that begin and end
+with idle engines; the plan is asked for the same blocks. Errors are foretold over measured, less
+one, beside the sampling error (one standard error, over blocks). With --others, on other items of
+the same mixture: which of them fall back is chance, and the sampling error, that of the items drawn
+included, some 15 % with 60 of them. Prints one JSON document, last; runs and a plot go to --out.
 
     make vllm && .venv/bin/python benchmarks/plan_vllm.py --out runs/plan-vllm
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import statistics
 import sys
 import tempfile
@@ -45,7 +47,7 @@ from speceyes.builtin.suite import draw_item, draw_items  # noqa: E402
 from speceyes.config import PolicyName, Settings  # noqa: E402
 from speceyes.funnel import Funnel  # noqa: E402
 from speceyes.plan.drive import Closed, Scenario  # noqa: E402
-from speceyes.plan.fates import Recorded  # noqa: E402
+from speceyes.plan.fates import Draw, Recorded  # noqa: E402
 from speceyes.plan.fitting import Fit, Seen, in_blocks  # noqa: E402
 from speceyes.plan.inputs import draws_of, fitted  # noqa: E402
 from speceyes.plan.station import Servers  # noqa: E402
@@ -75,6 +77,13 @@ class Compared:
     per_s_error: float
     sampling_error: float  # of the mean, as a share: what no model could do better
     failed: int
+
+
+def reordered(items: Sequence[Item], *, seed: int) -> Iterator[list[Item]]:
+    """Give the same items in ever other orders."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    while True:
+        yield rng.sample(items, len(items))
 
 
 def items_like(like: Sequence[Item], *, seed: int) -> Iterator[list[Item]]:
@@ -131,7 +140,8 @@ async def measure(
     """Let policies take turns on blocks of items; each with its number of queries, by policy."""
     engines = (base.parts.small, base.parts.agent.engine)
     turns: dict[str, list[tuple[int, Turn]]] = {name: [] for name in asked.policy}
-    at_once = max(1, math.ceil(asked.rounds * concurrency / asked.items))  # of the mixture
+    # Of the mixture; an item that came twice would be read from the cache.
+    at_once = max(1, math.ceil(asked.rounds * concurrency / asked.items)) if asked.others else 1
     for number in range(max(2, math.ceil(asked.blocks / at_once))):
         items = [item for _ in range(at_once) for item in next(blocks)]
         shift = number % len(asked.policy)
@@ -147,9 +157,13 @@ async def measure(
 
 
 def compare(
-    turns: Mapping[str, Sequence[tuple[int, Turn]]], scenario: Scenario, *, concurrency: int
+    turns: Mapping[str, Sequence[tuple[int, Turn]]],
+    scenario: Scenario,
+    *,
+    concurrency: int,
+    others: bool,
 ) -> list[Compared]:
-    """Set what was foretold beside what was measured."""
+    """Set what was foretold beside what was measured, on the plan's own items or on others."""
     found = []
     for name, made in turns.items():
         block, blocks = made[0][0], len(made)
@@ -169,7 +183,7 @@ def compare(
                 per_s=per_s,
                 foretold_per_s=foretold_per_s,
                 per_s_error=foretold_per_s / per_s - 1.0,
-                sampling_error=_sampling(scenario, made),
+                sampling_error=_sampling(scenario.draw if others else None, made),
                 failed=sum(turn.failed for _, turn in made),
             )
         )
@@ -177,11 +191,10 @@ def compare(
     return found
 
 
-def _sampling(scenario: Scenario, made: Sequence[tuple[int, Turn]]) -> float:
-    # Of blocks measured, as they differ; of items calibrated on, as their lone times do.
+def _sampling(draw: Draw | None, made: Sequence[tuple[int, Turn]]) -> float:
+    # Of blocks measured, as they differ; of other items calibrated on, as their lone times do.
     means = [turn.mean_s for _, turn in made]
     measured = statistics.stdev(means) / math.sqrt(len(means)) / statistics.fmean(means)
-    draw = scenario.draw
     if not isinstance(draw, Recorded):
         return measured
     lone = [
@@ -226,11 +239,12 @@ def run(pair: Pair, asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
     anyio.run(calibrate_all, pair, suite, {alone: 1, **loaded})
     scenario, fit = plan_from(alone, list(loaded))
     like = [entry for entry in suite.entries() if isinstance(entry, Item)]
-    blocks = items_like(like, seed=asked.seed + 1)
+    again = items_like if asked.others else reordered
+    blocks = again(like, seed=asked.seed + 1)
     found: list[Compared] = []
     for at in asked.concurrency:
         turns = anyio.run(partial(measure_at, pair, blocks, asked, concurrency=at))
-        found += compare(turns, scenario, concurrency=at)
+        found += compare(turns, scenario, concurrency=at, others=asked.others)
     return fit, found
 
 
@@ -278,12 +292,15 @@ def plot(found: Sequence[Compared], folder: Path) -> str:
 def main() -> None:
     """Serve, run, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=60, help="of calibration, and of a block")
+    parser.add_argument("--items", type=int, default=72, help="of calibration, and of a block")
     parser.add_argument(
         "--fit", type=int, nargs="+", default=[4, 12], help="concurrency of the runs under load"
     )
-    parser.add_argument("--blocks", type=int, default=2, help="of so many items, at the least two")
-    parser.add_argument("--rounds", type=int, default=5, help="a block's least, over concurrency")
+    parser.add_argument("--blocks", type=int, default=2, help="of all items, at the least two")
+    parser.add_argument("--others", action="store_true", help="items, of the same mixture")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of others, a block's least, over concurrency"
+    )
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6, 16])
     names = list(POLICIES)
     parser.add_argument("--policy", nargs="+", choices=names, default=[AGENT, "serial", "race"])
@@ -297,6 +314,7 @@ def main() -> None:
     told: dict[str, Any] = {
         "benchmark": "plan_vllm",
         "items": asked.items,
+        "others": asked.others,
         "fit_concurrency": asked.fit,
         "seed": asked.seed,
         "fit": asdict(fit),

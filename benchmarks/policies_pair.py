@@ -6,11 +6,14 @@ figure is the agent's wall time over its own, repetition by repetition: the medi
 is what counts, and their range is its spread; beside it the ratio of the sums. Two limits: of
 queries, 1 / (1 - alpha * beta), and, at concurrency 1, of seconds: the agent's own of all queries
 over its own of those that were left to it, which tend to be the long ones. Over vLLM each model's
-worker has a core of its own. Prints one JSON document, last.
+worker has a core of its own. With
+--heavier, models that say the same and work as larger ones do (`heavier.py`). Prints one JSON
+document, last.
 
     python benchmarks/policies_pair.py --items 24 --repetitions 5 --concurrency 1 6
     python benchmarks/policies_pair.py --vllm --suite mixed --items 12 --rounds 3
         --concurrency 1 6 16 64 --policy agent serial race adaptive   (make vllm, before)
+    python benchmarks/policies_pair.py --vllm --heavier 12 24 --concurrency 1
 """
 
 from __future__ import annotations
@@ -35,13 +38,15 @@ import anyio
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
+from benchmarks.heavier import heavier_pair  # noqa: E402
 from speceyes.bench.contenders import Forgetful  # noqa: E402
 from speceyes.bench.grade import grade  # noqa: E402
 from speceyes.bench.items import Item  # noqa: E402
 from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
-from speceyes.builtin.pair import BUILTIN, load  # noqa: E402
+from speceyes.builtin.pair import BUILTIN  # noqa: E402
 from speceyes.builtin.suite import draw_item, draw_items  # noqa: E402
 from speceyes.config import Settings  # noqa: E402
+from speceyes.engines.local import LocalEngine  # noqa: E402
 from speceyes.events import usage_by_phase, wasted  # noqa: E402
 from speceyes.funnel import Funnel, Outcome  # noqa: E402
 from speceyes.policies.adaptive import Adaptive  # noqa: E402
@@ -244,12 +249,23 @@ async def run(asked: argparse.Namespace, small: Engine, large: Engine) -> list[A
         ]
 
 
-def over_vllm(asked: argparse.Namespace) -> list[Any]:
+def here(asked: argparse.Namespace, models: Path) -> list[Any]:
+    """Measure in this process."""
+    small, large = (
+        LocalEngine.load(models / role, name=role, threads=1) for role in ("small", "large")
+    )
+    return anyio.run(run, asked, small, large)
+
+
+def over_vllm(asked: argparse.Namespace, models: Path) -> list[Any]:
     """Measure on two real vLLM servers, which forget before each turn."""
     from benchmarks.vllm import Forgetting
     from tests.e2e.vllm_server import serve_pair
 
-    with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serve_pair(Path(folder), _tell, models=models) as pair,
+    ):
         work = partial(run, asked, Forgetting(pair.small), Forgetting(pair.large))
         return anyio.run(work)
 
@@ -268,10 +284,20 @@ def main() -> None:
     parser.add_argument("--screen-prompt", choices=["paper", "shared"], default="paper")
     parser.add_argument("--seed", type=int, default=20260712)
     parser.add_argument("--vllm", action="store_true")
+    parser.add_argument(
+        "--heavier",
+        type=int,
+        nargs=2,
+        default=[1, 1],
+        metavar=("SMALL", "LARGE"),
+        help="feed-forward layers, so many times as wide",
+    )
     asked = parser.parse_args()
     if asked.policy[0] != AGENT:
         asked.policy = [AGENT, *(name for name in asked.policy if name != AGENT)]
-    runs = over_vllm(asked) if asked.vllm else anyio.run(run, asked, load("small"), load("large"))
+    small, large = asked.heavier
+    with heavier_pair(small=small, large=large) as models:
+        runs = over_vllm(asked, models) if asked.vllm else here(asked, models)
     told = {
         "benchmark": "policies_pair",
         "engines": "vllm" if asked.vllm else "local",
@@ -280,6 +306,7 @@ def main() -> None:
         "repetitions": asked.repetitions,
         "seed": asked.seed,
         "screen_prompt": asked.screen_prompt,
+        "heavier": {"small": small, "large": large},
         "runs": runs,
         "commit": read_commit(),
         "versions": read_versions(),

@@ -3,20 +3,19 @@
 Phase I: for each item, what the first token of the agent costs after a screen (in the agent's own
 words, and in the paper's) beyond what it costs alone, as a share of that. Turns: the same items
 answered by the agent, with prefixes kept and without, in turns. Before each figure all is
-forgotten. With --wider N, Phase I on a model of random weights, N times as wide as the built-in one
-and so with some N * N of its work: what a request costs beside its tokens stays as it is. Prints
-one JSON document, last.
+forgotten. With --heavier N, on a model that says the same and whose feed-forward layers are N times
+as wide (`heavier.py`): what a request costs beside its tokens stays as it is. Prints one JSON
+document, last.
 
     python benchmarks/prefix.py --items 24
     make vllm && .venv/bin/python benchmarks/prefix.py --vllm      # Phase I over a real vLLM
-    .venv/bin/python benchmarks/prefix.py --vllm --items 8 --wider 6
+    .venv/bin/python benchmarks/prefix.py --vllm --items 8 --heavier 24
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -32,11 +31,12 @@ import anyio
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
+from benchmarks.heavier import heavier_pair  # noqa: E402
 from speceyes import SpecEyes, prompts  # noqa: E402
 from speceyes.agent import request_for  # noqa: E402
 from speceyes.bench.items import Item  # noqa: E402
 from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
-from speceyes.builtin.pair import BUILTIN, MODELS  # noqa: E402
+from speceyes.builtin.pair import BUILTIN  # noqa: E402
 from speceyes.builtin.scenes import VIEW_PX  # noqa: E402
 from speceyes.builtin.suite import draw_items  # noqa: E402
 from speceyes.engines.local import LocalEngine  # noqa: E402
@@ -208,11 +208,11 @@ def tokens_of(answer: Answer) -> dict[str, int]:
     }
 
 
-async def turns(items: Sequence[Item], repeats: int) -> dict[str, Any]:
+async def turns(model: Path, items: Sequence[Item], repeats: int) -> dict[str, Any]:
     """Measure the agent's queries with prefixes kept, and without."""
     ways = {"kept": LocalLimits(), "not_kept": LocalLimits(prefix_bytes=0)}
     engines = {
-        way: LocalEngine.load(MODELS / "large", name="large", threads=1, limits=limits)
+        way: LocalEngine.load(model, name="large", threads=1, limits=limits)
         for way, limits in ways.items()
     }
     ratios: list[float] = []
@@ -263,37 +263,14 @@ async def answered(engine: LocalEngine, item: Item) -> tuple[float, Answer]:
         return time.perf_counter() - start_s, answer
 
 
-def widened(times: int, folder: Path) -> Path:
-    """Write a model like the large one, so many times as wide, of random weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    shutil.copytree(
-        MODELS / "large", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json")
-    )
-    config = AutoConfig.from_pretrained(MODELS / "large")
-    for part, names in (
-        (config.text_config, ("num_attention_heads", "num_key_value_heads")),
-        (config.vision_config, ("num_heads", "out_hidden_size")),
-    ):
-        for name in ("hidden_size", "intermediate_size", *names):
-            setattr(part, name, times * getattr(part, name))
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    model.save_pretrained(folder)
-    tell(f"{sum(weights.numel() for weights in model.parameters()) / 1e6:.1f} M weights")
-    return folder
-
-
 async def here(items: Sequence[Item], asked: argparse.Namespace, model: Path) -> dict[str, Any]:
-    """Measure the local engine; the agent's turns only where the model has learned to take any."""
+    """Measure the local engine."""
     large = LocalEngine.load(model, name="large", threads=1)
     prices = await phase_ones(
         large, large.forget, items, repeats=asked.repeats, pictures=asked.pictures
     )
     await large.aclose()
-    told: dict[str, Any] = {"phase_one": prices}
-    return told if asked.wider > 1 else told | {"turns": await turns(items, asked.repeats)}
+    return {"phase_one": prices, "turns": await turns(model, items, asked.repeats)}
 
 
 async def there(items: Sequence[Item], asked: argparse.Namespace, model: Path) -> dict[str, Any]:
@@ -334,22 +311,20 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pictures", type=int, nargs="+", default=[1], help="a prompt's")
-    parser.add_argument("--wider", type=int, default=1, help="than the built-in model, random")
+    parser.add_argument("--heavier", type=int, default=1, help="feed-forward layers, times as wide")
     parser.add_argument("--seed", type=int, default=20260412)
     parser.add_argument("--vllm", action="store_true")
     asked = parser.parse_args()
     items = list(draw_items(asked.items, seed=asked.seed))
-    with tempfile.TemporaryDirectory() as folder:
-        is_wider = asked.wider > 1
-        model = widened(asked.wider, Path(folder, "wider")) if is_wider else MODELS / "large"
-        found = anyio.run(there if asked.vllm else here, items, asked, model)
+    with heavier_pair(large=asked.heavier) as models:
+        found = anyio.run(there if asked.vllm else here, items, asked, models / "large")
     told = {
         "benchmark": "prefix",
         "commit": read_commit(),
         "machine": asdict(read_machine()),
         "engine": "vllm" if asked.vllm else "local",
         "seed": asked.seed,
-        "wider": asked.wider,
+        "heavier": asked.heavier,
         **found,
     }
     print(json.dumps(told))

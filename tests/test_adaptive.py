@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
 from speceyes.load import Load
+from speceyes.phases import Passage
 from speceyes.policies.adaptive import Adaptive, Outlook, choose
 from speceyes.policies.contest import OVERLAP, RACE, SERIAL, Start
 from speceyes.policies.fixed import overlap, race, serial
@@ -199,11 +200,9 @@ async def test_queries_that_fail_teach_nothing_and_are_counted_out():
 
 
 def seen_by(policy, funnel):
-    class OfThese:
-        rules = funnel.rules
-        parts = funnel.parts
-
-    return policy.outlook(OfThese)
+    parts, rules = funnel.parts, funnel.rules
+    passage = Passage(query=a_query(), sight=None, parts=parts, rules=rules, narrator=None)
+    return policy.outlook(passage)
 
 
 class Remote:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import batching, gpu_real_size, prefix
 from benchmarks.forced import QWEN2_5_VL_7B, QWEN3_VL_2B, ForcedEngine, random_model, tiny
+from benchmarks.heavier import heavier, heavier_pair, weights_of
 from speceyes.agent import request_for
+from speceyes.builtin.pair import MODELS
 from speceyes.builtin.suite import draw_items
 from speceyes.engines.local import LocalEngine
 from speceyes.engines.worker import LocalLimits
@@ -25,7 +28,7 @@ def anyio_backend() -> str:
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_query_of_the_agents_reads_each_token_once():
-    told = await prefix.turns(list(draw_items(2, seed=3)), 1)
+    told = await prefix.turns(MODELS / "large", list(draw_items(2, seed=3)), 1)
     assert told["same_answers"] == 2
     assert told["tokens"]["kept"]["turns"] > 2
     assert told["read_per_new_token"]["kept"] <= 1.02
@@ -34,7 +37,7 @@ async def test_a_query_of_the_agents_reads_each_token_once():
 
 @pytest.mark.anyio
 async def test_phase_one_in_the_agents_words_leaves_it_next_to_nothing_to_read():
-    large = LocalEngine.load(prefix.MODELS / "large", name="large", threads=1)
+    large = LocalEngine.load(MODELS / "large", name="large", threads=1)
     asked = [prefix.ask_of(item) for item in draw_items(1, seed=3)]
     told = await prefix.phase_one(large, large.forget, asked, repeats=1)
     await large.aclose()
@@ -93,3 +96,35 @@ def test_every_policy_is_priced_at_a_tiny_size(capsys):
     }
     tokens = told["costs"][0]["tokens"]["depth_1"]
     assert tokens["read"] < tokens["prompt"]
+
+
+def test_heavier_models_are_as_heavy_as_asked_for():
+    with heavier_pair(large=3) as models:
+        added = weights_of(models / "large") - weights_of(MODELS / "large")
+        assert weights_of(models / "small") == weights_of(MODELS / "small")
+    text, sight = 8 * 3 * 160, 5 * (3 * 160 + 2)  # weights of a unit: layers, matrices, hidden size
+    assert added == 2 * 432 * (text + sight)
+
+
+def test_a_model_is_not_made_lighter(tmp_path):
+    with pytest.raises(ValueError, match="0 is below 1"):
+        heavier(MODELS / "small", tmp_path / "none", 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("role", ["small", "large"])
+async def test_a_heavier_model_says_what_the_model_says(role):
+    with heavier_pair(small=3, large=3) as models:
+        said = {}
+        for folder in (MODELS / role, models / role):
+            engine = LocalEngine.load(folder, name=role, threads=1)
+            asked = [prefix.ask_of(item).opening for item in draw_items(2, seed=5)]
+            said[folder] = [
+                await engine.generate(request_for(one, 48, top_logprobs=8)) for one in asked
+            ]
+            await engine.aclose()
+    plain, heavy = said.values()
+    for one, other in zip(plain, heavy, strict=True):
+        assert one.text == other.text
+        assert one.token_count > 0
+        assert np.allclose(other.evidence.logp_topk, one.evidence.logp_topk, atol=1e-3)

@@ -10,16 +10,19 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from speceyes.engines.replay import Take, scripted
+from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import EngineUnavailable, NoAnswer, PictureTruncated
 from speceyes.events import Answered, FellBack, PhaseEnded, PhaseStarted, usage_by_phase, wasted
 from speceyes.policies.fixed import overlap, race
+from speceyes.screen import ScreenSpec
 from speceyes.types import Usage
 from tests.stand_ins import (
     ACCEPTED,
     CALL,
     NEEDS_TOOL,
+    NO_TOOL,
     REJECTED,
+    SURE,
     Plan,
     Words,
     a_funnel,
@@ -98,6 +101,44 @@ async def test_a_screen_that_asks_for_the_tool_ends_speculation_in_a_race():
     got, small, _ = await settle(NEEDS_TOOL, race)
     assert how(got) == ("large", "agentic", "needs_tool", 5.0)
     assert small.calls[0].ended_s == 1.0
+
+
+SHARED = {"screen": ScreenSpec(prompt="shared")}
+
+
+async def test_a_race_lets_the_screen_read_the_agents_prompt_for_it():
+    got, *_ = await settle(REJECTED, race, **SHARED)
+    assert at(got.trace, PhaseStarted, phase="fall_back") == 1.0  # beside speculation, to 2 s
+    assert how(got) == ("large", "agentic", "below_threshold", 1.0 + 5.0)
+    got, small, _ = await settle(NEEDS_TOOL, race, **SHARED)
+    assert how(got) == ("large", "agentic", "needs_tool", 1.0 + 5.0)
+    assert [call.outcome for call in small.calls] == ["cancelled"]
+    got, *_ = await settle(Plan(turns=QUICK), race, **SHARED)
+    assert how(got) == ("large", "agentic", "agent_first", 1.0 + 0.5)
+
+
+async def test_after_a_shared_screen_no_agent_begins_for_what_is_accepted_by_then():
+    quick = replace(SURE, latency_s=0.5)
+    got, _, large = await settle(Plan(small=quick), race, **SHARED)
+    assert how(got) == ("small words", "speculative", "accepted", 1.0)
+    assert len(large.calls) == 1
+    unsure = replace(REJECTED.small, latency_s=0.5)
+    got, *_ = await settle(Plan(small=unsure), race, **SHARED)
+    assert how(got) == ("large", "agentic", "below_threshold", 1.0 + 5.0)
+    assert [call.outcome for call in large.calls] == ["finished"]
+
+
+async def test_an_agent_begins_at_once_where_the_screen_is_read_elsewhere():
+    small, large = engines(REJECTED)
+    apart = {"screener": ReplayEngine(lambda _: NO_TOOL, name="elsewhere")}
+    got = await a_funnel(small, large, race, parts=apart, **SHARED).settle(a_query())
+    assert at(got.trace, PhaseStarted, phase="fall_back") == 0.0
+    assert how(got) == ("large", "agentic", "below_threshold", 5.0)
+
+
+async def test_a_screen_of_the_shared_prompt_that_fails_leaves_the_query_to_the_agent():
+    got, *_ = await settle(Plan(screen=Take(DOWN, 0.5)), race, **SHARED)
+    assert how(got) == ("large", "agentic", "screen_failed", 0.5 + 5.0)
 
 
 async def test_an_agent_that_answers_first_has_the_last_word():

@@ -40,6 +40,7 @@ from speceyes.events import (
     Speculated,
 )
 from speceyes.gate import GateSpec, judge
+from speceyes.load import behind
 from speceyes.meter import metering
 from speceyes.screen import SCREEN_WORDS, ScreenSpec, needs_tool, read_need
 from speceyes.types import (
@@ -199,6 +200,14 @@ class Passage:
     parts: Parts
     rules: Rules
     narrator: Narrator
+
+    @property
+    def screen_reads_for_agent(self) -> bool:
+        """Say if the screen begins as the agent's prompt does, and in the agent's engine."""
+        screener, agent = self.parts.screener, self.parts.agent.engine
+        if screener is None or self.rules.screen.prompt != "shared":
+            return False
+        return behind(screener) is behind(agent)
 
     async def screen(self) -> RouteReason | None:
         """Phase I: say why the query must go to the agent, or None if it may be speculated on."""

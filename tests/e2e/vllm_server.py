@@ -261,16 +261,18 @@ def serve_pair(
     folder: Path,
     tell: Callable[[str], None] = print,
     *,
+    models: Path = MODELS,
     leave: Callable[[], NoReturn] = leave_process,
 ) -> Iterator[Pair]:
     """Serve both built-in models until the block ends, be it by SIGTERM, on which it leaves.
 
+    `models`: the folder of others in their place, by the same names.
     Raises: ServerDidNotStart.
     """
     if not is_ready():
         raise ServerDidNotStart(f"{FOLDER} is not there or out of date; run `make build/vllm`")
     small, large = (
-        Server(model=MODELS / role, name=role, core=core, folder=folder, tell=tell)
+        Server(model=models / role, name=role, core=core, folder=folder, tell=tell)
         for role, core in zip(ROLES, cores(), strict=True)
     )
     with serve(small, large, leave=leave):

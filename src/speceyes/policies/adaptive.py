@@ -226,7 +226,7 @@ class Adaptive:
         """Say what is known now."""
         parts = passage.parts
         is_known = bool(self._needed_s.guess_weight and self._spared_s.value)
-        guess = 0.0 if _reads_for_agent(passage) else 1.0
+        guess = 0.0 if passage.screen_reads_for_agent else 1.0
         return Outlook(
             p_accepted=self._accepted.value,
             p_screened=1.0 if parts.screener is None else self._screened.value,
@@ -267,7 +267,7 @@ class Adaptive:
             if is_accepted:
                 self._spared_s.add(settled_s)
             else:
-                read_s = _screened_at_s(events) if _reads_for_agent(passage) else 0.0
+                read_s = _screened_at_s(events) if passage.screen_reads_for_agent else 0.0
                 self._needed_s.add(settled_s - read_s)
         self._accepted.add(float(is_accepted))
         tokens = self._tokens_of_agent(events, is_whole=not is_accepted)
@@ -284,13 +284,6 @@ class Adaptive:
         if is_whole and spent_s > 0.0:
             self._pace.add(said / spent_s)
         return said if said or usage.cached_tokens is not None else spent_s * self._pace.value
-
-
-def _reads_for_agent(passage: Passage) -> bool:
-    screener, agent = passage.parts.screener, passage.parts.agent.engine
-    if screener is None or passage.rules.screen.prompt != "shared":
-        return False
-    return behind(screener) is behind(agent)
 
 
 def _screened_at_s(events: Iterable[Event]) -> float:

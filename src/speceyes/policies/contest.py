@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 
 from speceyes.events import Answered, Event, Reason, TurnFinished
 from speceyes.phases import Attempt, Passage
@@ -23,7 +25,9 @@ _T = TypeVar("_T")
 class Start:
     """What starts at once: speculation with the screen, and the agent with both.
 
-    What does not start at once waits until it is known to be needed.
+    What does not start at once waits until it is known to be needed. An agent whose prompt the
+    screen reads for it, into the same engine's cache, starts when that is done: beside each other
+    both would read it.
     """
 
     speculation: bool
@@ -47,19 +51,21 @@ async def run(passage: Passage, start: Start) -> Answered:
     in it settles that a tool is needed.
     Raises: the error of the phase that was decisive.
     """
-    small = _Branch(lambda: _attempt(passage, early=start.speculation))
+    waits = start.agent and passage.screen_reads_for_agent
+    small = _Branch(lambda: _attempt(passage, early=start.speculation, on_passed=on_passed))
     watched = _watched(passage, small) if passage.rules.agent_screens else passage
     agent = _Branch(watched.ask_agent, on_result=lambda: small.cancel("agent_first"))
     async with anyio.create_task_group() as tasks:
-        if start.agent:
-            tasks.start_soon(agent.run)
+        on_passed = partial(agent.start, tasks) if waits else _nothing
+        if start.agent and not waits:
+            agent.start(tasks)
         await small.run()
         settled = Attempt(small.cancelled_for) if small.cancelled_for else small.ended()
         if isinstance(settled, Exception) or settled.reason == "accepted":
             tasks.cancel_scope.cancel()
         else:
             passage.leave_to_agent(settled.reason)
-            if not start.agent:
+            if not agent.begun:
                 await agent.run()
     if isinstance(settled, Exception):
         raise settled
@@ -68,16 +74,18 @@ async def run(passage: Passage, start: Start) -> Answered:
     return passage.end_with_agent(settled.reason, agent.ended(), spare=settled.spare)
 
 
-async def _attempt(passage: Passage, *, early: bool) -> Attempt:
+async def _attempt(passage: Passage, *, early: bool, on_passed: Callable[[], None]) -> Attempt:
     """Phases I to III. The screen has the first word, also where speculation has ended before.
 
     What needs a tool is looked at closer by the small model itself, where it may do so: its answer
-    at first sight is then none.
+    at first sight is then none. `on_passed` is called when the screen has ended, and the small
+    model goes on.
     """
     if not early or passage.parts.screener is None:
         reason = await passage.screen()
         if reason is not None and not _looks_itself(passage, reason):
             return Attempt(reason)
+        on_passed()
         return await _look_closer(passage, await passage.speculate(), reason)
     speculation = _Branch(passage.speculate)
     async with anyio.create_task_group() as tasks:
@@ -85,6 +93,8 @@ async def _attempt(passage: Passage, *, early: bool) -> Attempt:
         screened = await _tried(passage.screen)
         if screened is not None and not _looks_itself(passage, screened):
             tasks.cancel_scope.cancel()
+        elif not _is_settled(passage, speculation.outcome):
+            on_passed()
     if isinstance(screened, Exception):
         raise screened
     if screened is not None and not _looks_itself(passage, screened):
@@ -95,6 +105,12 @@ async def _attempt(passage: Passage, *, early: bool) -> Attempt:
 async def speculate(passage: Passage) -> Attempt:
     """Let the small model answer, and look closer as often as it may while it is not sure."""
     return await _look_closer(passage, await passage.speculate(), None)
+
+
+def _is_settled(passage: Passage, outcome: Attempt | Exception | None) -> bool:
+    if outcome is None or isinstance(outcome, Exception):
+        return outcome is not None
+    return outcome.reason == "accepted" or passage.rules.depth == 0
 
 
 def _looks_itself(passage: Passage, screened: Reason | Exception) -> bool:
@@ -123,6 +139,12 @@ class _Branch(Generic[_T]):
     outcome: _T | Exception | None = None
     cancelled_for: Reason | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    begun: bool = False
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Let it go on beside others."""
+        self.begun = True
+        tasks.start_soon(self.run)
 
     async def run(self) -> None:
         with self.scope:
@@ -146,6 +168,10 @@ class _Branch(Generic[_T]):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+def _nothing() -> None:
+    return
 
 
 async def _tried(work: Callable[[], Awaitable[_T]]) -> _T | Exception:

@@ -37,6 +37,10 @@ async def race(passage: Passage) -> Answered:
     max(c_J, c_S) seconds for what is accepted, L_agent for all else: a query that falls back has
     waited for nobody. What is accepted has cost the large engine an agent's work until then. An
     agent that answers before there is a verdict has the last word, as it would have alone.
+
+    With the shared screening prompt the agent begins when the screen has ended, which has read the
+    prompt for it, so what falls back takes c_J + L_agent less the prefill that is in both; and it
+    does not begin for what is accepted by then.
     """
     return await run(passage, RACE)
 

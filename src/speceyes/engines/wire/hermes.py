@@ -55,7 +55,10 @@ def unfold_calls(text: str) -> tuple[str, tuple[NativeCall, ...]]:
     folded back (words after a call, other spacing, no JSON) comes back whole, without calls.
     """
     at = _first_call(text)
-    content, calls = text[:at].removesuffix("\n"), []
+    content, calls = text[:at], list[NativeCall]()
+    said = content.removesuffix("\n")
+    if said and not said.endswith("\n"):
+        content = said  # the break is the first call's
     for block in text[at:].split(_OPEN)[1:]:
         body, end, rest = block.rpartition(_CLOSE)
         call = _read_call(body) if end and not rest.strip("\n") else None
