@@ -1,0 +1,106 @@
+"""A plan is fitted to runs under load: servers are found, their bend too; blocks are foretold."""
+
+from dataclasses import replace
+
+import pytest
+
+from speceyes.bench.comparison import compare
+from speceyes.errors import ConfigError
+from speceyes.plan.drive import Closed, Scenario
+from speceyes.plan.fitting import Seen, fit_servers, in_blocks, seen_in
+from speceyes.plan.station import Servers
+from tests.scripted_pair import tiny_run
+from tests.test_plan import HAND
+
+SEEN = ("agent_only", "serial")
+
+
+def scenario_of(draw, *, slowdown, crowding=0.0, bend=1.0, policy="serial"):
+    servers = Servers(seats=64, slowdown=slowdown, crowding=crowding, bend=bend)
+    return Scenario(draw=draw, policy=policy, arrivals=Closed(1), small=servers, large=servers)
+
+
+def seen_under(scenario, policies, callers, block=40):
+    """Measure a simulation as if it were a machine."""
+    seen = [Seen(policy=policy, callers=callers, block=block, mean_s=0.0) for policy in policies]
+    return [replace(one, mean_s=in_blocks(scenario, one, queries=400)[0]) for one in seen]
+
+
+@pytest.mark.parametrize(("slowdown", "crowding"), [(0.3, 0.2), (0.05, 0.0), (1.0, 1.0)])
+def test_a_fit_finds_the_servers_that_were_measured(slowdown, crowding):
+    draw = replace(HAND, spread=0.3, screen_s=0.3, speculate_s=0.5)
+    true = scenario_of(draw, slowdown=slowdown, crowding=crowding)
+    seen = seen_under(true, ["agent_only", "serial"], 8)
+    fit = fit_servers(scenario_of(draw, slowdown=0.0), seen, queries=400)
+    assert fit.large.slowdown == fit.small.slowdown == pytest.approx(slowdown, abs=0.01)
+    assert fit.large.crowding == fit.small.crowding == pytest.approx(crowding, abs=0.03)
+    assert fit.large.seats == 64
+    planned = replace(true, small=fit.small, large=fit.large)
+    for other in seen_under(true, ["agent_only", "serial", "race"], 16):
+        assert in_blocks(planned, other, queries=400)[0] == pytest.approx(other.mean_s, rel=0.03)
+    for one, found_s in fit.found:
+        assert found_s == pytest.approx(one.mean_s, rel=0.02)
+
+
+def test_a_fit_to_two_companies_finds_the_bend():
+    draw = replace(HAND, spread=0.3, screen_s=0.3, speculate_s=0.5)
+    true = scenario_of(draw, slowdown=0.4, crowding=0.3, bend=0.6)
+    few, many = (seen_under(true, ["agent_only", "serial"], callers) for callers in (4, 12))
+    straight = scenario_of(draw, slowdown=0.0)
+    bent, line = (fit_servers(straight, seen, queries=400) for seen in (few + many, many))
+    assert bent.large.bend == bent.small.bend == pytest.approx(0.6, abs=0.03)
+    assert bent.large.slowdown == pytest.approx(0.4, abs=0.03)
+    assert bent.large.crowding == pytest.approx(0.3, abs=0.05)
+    assert line.large.bend == 1.0
+    for other in seen_under(true, ["agent_only", "serial", "race"], 2):
+        by_bend, by_line = (
+            in_blocks(replace(true, small=fit.small, large=fit.large), other, queries=400)[0]
+            for fit in (bent, line)
+        )
+        assert by_bend == pytest.approx(other.mean_s, rel=0.03)
+        assert by_line < 0.93 * other.mean_s  # what a line makes of the first companion
+
+
+def test_a_last_block_that_is_shorter_is_left_out():
+    run = tiny_run(60)
+    run = replace(
+        run,
+        manifest=replace(run.manifest, concurrency=4),
+        records=[
+            replace(r, block=0 if place % 60 < 48 else 1, elapsed_s=1.0 + 9.0 * (place % 60 >= 48))
+            for place, r in enumerate(sorted(run.records, key=lambda r: r.method))
+        ],
+    )
+    (comparison,) = compare([run])
+    assert [(s.policy, s.callers, s.block, s.mean_s) for s in seen_in(comparison, "race")] == [
+        ("agent_only", 4, 48, 1.0),
+        ("race", 4, 48, 1.0),
+    ]
+
+
+def test_what_no_fit_can_explain_is_the_end_that_comes_nearest():
+    true = scenario_of(HAND, slowdown=0.0)
+    fast, slow = (
+        [replace(one, mean_s=times * one.mean_s) for one in seen_under(true, SEEN, 4)]
+        for times in (0.5, 50.0)
+    )
+    assert fit_servers(true, fast, queries=80).large.slowdown == 0.0
+    assert fit_servers(true, slow, queries=80).large.slowdown == 1.0
+
+
+@pytest.mark.parametrize("policies", [["agent_only"], ["serial"]])
+def test_a_fit_takes_both_methods_in_company(policies):
+    true = scenario_of(HAND, slowdown=0.0)
+    seen = seen_under(true, policies, 4) + seen_under(true, SEEN, 1)
+    with pytest.raises(ConfigError, match="fit: needs baseline and speceyes with several"):
+        fit_servers(true, seen)
+
+
+def test_blocks_are_foretold_with_their_beginnings_and_ends():
+    """Five queries, four at once, in an engine with room: the fifth begins when the first ends."""
+    turn_s = 2.0
+    draw = replace(HAND, spread=0.0, depths={0: 1.0}, turn_s=turn_s)
+    seen = Seen(policy="agent_only", callers=4, block=5, mean_s=0.0)
+    mean_s, per_s = in_blocks(scenario_of(draw, slowdown=0.0), seen)
+    assert mean_s == pytest.approx(turn_s)
+    assert per_s == pytest.approx(5 / (2 * turn_s))
