@@ -1,9 +1,9 @@
 """Does a plan come true on a real vLLM? What is foretold is set beside what is then measured.
 
 The built-in pair is served by two vLLM processes. Calibration: the agent alone and SpecEyes answer
-some items one after the other, and the same items `--fit` at once, with few and with many; from
-these runs the plan is made as `speceyes plan RUN --fit FEW --fit MANY` makes it. Then policies take
-turns on the same items, in another order and at other concurrencies, in blocks that begin and end
+some items one after the other, and the same items `--fit` at once, with few and with many, several
+times; from these runs the plan is made as `speceyes plan RUN --fit FEW --fit MANY` makes it. Then
+policies take turns on the same items, in another order and at other concurrencies, in blocks that begin and end
 with idle engines; the plan is asked for the same blocks. Errors are foretold over measured, less
 one, beside the sampling error (one standard error, over blocks). With --others, on other items of
 the same mixture: which of them fall back is chance, and the sampling error, that of the items drawn
@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +136,19 @@ async def calibrate(base: Funnel, suite: Suite, folder: Path, *, concurrency: in
 
 
 async def measure(
-    base: Funnel, blocks: Iterator[list[Item]], asked: argparse.Namespace, *, concurrency: int
+    base: Funnel,
+    blocks: Iterator[list[Item]],
+    asked: argparse.Namespace,
+    *,
+    concurrency: int,
+    wanted: int,
 ) -> dict[str, list[tuple[int, Turn]]]:
     """Let policies take turns on blocks of items; each with its number of queries, by policy."""
     engines = (base.parts.small, base.parts.agent.engine)
     turns: dict[str, list[tuple[int, Turn]]] = {name: [] for name in asked.policy}
     # Of the mixture; an item that came twice would be read from the cache.
     at_once = max(1, math.ceil(asked.rounds * concurrency / asked.items)) if asked.others else 1
-    for number in range(max(2, math.ceil(asked.blocks / at_once))):
+    for number in range(max(2, math.ceil(wanted / at_once))):
         items = [item for _ in range(at_once) for item in next(blocks)]
         shift = number % len(asked.policy)
         for name in asked.policy[shift:] + asked.policy[:shift]:
@@ -224,26 +230,32 @@ async def calibrate_all(pair: Pair, suite: Suite, at: Mapping[Path, int]) -> Non
 
 
 async def measure_at(
-    pair: Pair, blocks: Iterator[list[Item]], asked: argparse.Namespace, *, concurrency: int
+    pair: Pair,
+    blocks: Iterator[list[Item]],
+    asked: argparse.Namespace,
+    *,
+    concurrency: int,
+    wanted: int,
 ) -> dict[str, list[tuple[int, Turn]]]:
     """Measure all policies at one concurrency."""
     async with assembled(Forgetting(pair.small), Forgetting(pair.large), Settings()) as base:
-        return await measure(base, blocks, asked, concurrency=concurrency)
+        return await measure(base, blocks, asked, concurrency=concurrency, wanted=wanted)
 
 
 def run(pair: Pair, asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
     """Calibrate, plan, measure items of the same mixture that are not the suite's, compare."""
     suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
     alone = asked.out / "alone"
-    loaded = {asked.out / f"at-{callers}": callers for callers in asked.fit}
+    loaded = {asked.out / f"at-{at}-{number}": at for number, at in enumerate(asked.fit, start=1)}
     anyio.run(calibrate_all, pair, suite, {alone: 1, **loaded})
     scenario, fit = plan_from(alone, list(loaded))
     like = [entry for entry in suite.entries() if isinstance(entry, Item)]
     again = items_like if asked.others else reordered
     blocks = again(like, seed=asked.seed + 1)
     found: list[Compared] = []
-    for at in asked.concurrency:
-        turns = anyio.run(partial(measure_at, pair, blocks, asked, concurrency=at))
+    for at, wanted in zip(asked.concurrency, cycle(asked.blocks), strict=False):
+        work = partial(measure_at, pair, blocks, asked, concurrency=at, wanted=wanted)
+        turns = anyio.run(work)
         found += compare(turns, scenario, concurrency=at, others=asked.others)
     return fit, found
 
@@ -292,18 +304,20 @@ def plot(found: Sequence[Compared], folder: Path) -> str:
 def main() -> None:
     """Serve, run, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=72, help="of calibration, and of a block")
+    parser.add_argument("--items", type=int, default=60, help="of calibration, and of a block")
     parser.add_argument(
-        "--fit", type=int, nargs="+", default=[4, 12], help="concurrency of the runs under load"
+        "--fit", type=int, nargs="+", default=[4, 12] * 5, help="concurrency of the runs under load"
     )
-    parser.add_argument("--blocks", type=int, default=2, help="of all items, at the least two")
+    parser.add_argument(
+        "--blocks", type=int, nargs="+", default=[2, 6, 8], help="at each concurrency, two or more"
+    )
     parser.add_argument("--others", action="store_true", help="items, of the same mixture")
     parser.add_argument(
         "--rounds", type=int, default=5, help="of others, a block's least, over concurrency"
     )
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 6, 16])
     names = list(POLICIES)
-    parser.add_argument("--policy", nargs="+", choices=names, default=[AGENT, "serial", "race"])
+    parser.add_argument("--policy", nargs="+", choices=names, default=[AGENT, "serial"])
     parser.add_argument("--seed", type=int, default=20261201)
     parser.add_argument("--out", type=Path, default=Path("runs/plan-vllm"))
     asked = parser.parse_args()
