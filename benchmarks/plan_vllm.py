@@ -3,11 +3,12 @@
 The built-in pair is served by two vLLM processes. Calibration: the agent alone and SpecEyes answer
 some items one after the other, and the same items `--fit` at once, with few and with many, several
 times; from these runs the plan is made as `speceyes plan RUN --fit FEW --fit MANY` makes it. Then
-policies take turns on the same items, in another order and at other concurrencies, in blocks that begin and end
-with idle engines; the plan is asked for the same blocks. Errors are foretold over measured, less
-one, beside the sampling error (one standard error, over blocks). With --others, on other items of
-the same mixture: which of them fall back is chance, and the sampling error, that of the items drawn
-included, some 15 % with 60 of them. Prints one JSON document, last; runs and a plot go to --out.
+policies take turns on the same items, in another order and at other concurrencies, in blocks that
+begin and end with idle engines; the plan is asked for the same blocks. Errors are foretold over
+measured, less one, beside the sampling error (one standard error, over blocks). With --others, on
+other items of the same mixture: which of them fall back is chance, and the sampling error, that of
+the items drawn included, some 15 % with 60 of them. Prints one JSON document, last; runs and a plot
+go to --out.
 
     make vllm && .venv/bin/python benchmarks/plan_vllm.py --out runs/plan-vllm
 """

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
+from ssl import SSLContext
 from urllib.parse import urlsplit
 
 COMMAND = (sys.executable, "-c", "from speceyes.cli import main; main()", "serve")
-_URL = re.compile(r"message='starting' url=(http://\S+)/v1")
+_URL = re.compile(r"message='starting' url=(https?://\S+)/v1")
 _READY_S = 90.0
 
 
@@ -25,6 +26,7 @@ class Process:
     process: subprocess.Popen[bytes]
     log: Path
     url: str = ""
+    trusted: SSLContext | None = None
 
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8")
@@ -35,7 +37,13 @@ class Process:
     def ask(self, path: str, data: bytes | None = None) -> tuple[int, str]:
         """Ask once: the status, and what was said. Raises: OSError."""
         host = urlsplit(self.url)
-        connection = HTTPConnection(str(host.hostname), host.port, timeout=30)
+        at: tuple[str, int | None] = (str(host.hostname), host.port)
+        is_plain = host.scheme == "http"
+        connection = (
+            HTTPConnection(*at, timeout=30)
+            if is_plain
+            else HTTPSConnection(*at, timeout=30, context=self.trusted)
+        )
         with closing(connection):
             connection.request("GET" if data is None else "POST", path, data)
             reply = connection.getresponse()
@@ -58,12 +66,12 @@ class Process:
 
 
 @contextmanager
-def serving(folder: Path, *flags: str) -> Iterator[Process]:
-    """Serve at a free port, within a context."""
+def serving(folder: Path, *flags: str, trusted: SSLContext | None = None) -> Iterator[Process]:
+    """Serve at a free port, within a context; `trusted`: who a certificate may be signed by."""
     log = folder / "gateway.log"
     with log.open("wb") as out:
         process = subprocess.Popen([*COMMAND, "--port", "0", *flags], stderr=out, stdout=out)
-    served = Process(process, log)
+    served = Process(process, log, trusted=trusted)
     try:
         served.ready()
         yield served

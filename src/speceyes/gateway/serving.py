@@ -10,8 +10,10 @@ import logging
 import math
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -22,7 +24,7 @@ from speceyes.errors import ConfigError, SpecEyesError
 from speceyes.gateway.app import GatewayApp
 from speceyes.gateway.guard.browsers import is_loopback
 from speceyes.gateway.guard.slow_clients import patient_protocol
-from speceyes.gateway.settings import GatewaySettings
+from speceyes.gateway.settings import GatewaySettings, TlsSettings
 
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 2048
@@ -37,6 +39,7 @@ def serve(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> None
     Raises: ConfigError if the address cannot be had; the error that kept the gateway from starting.
     """
     configure_logging()
+    check_tls(settings.tls)
     listener = _bind(settings.host, settings.port)
     signal.signal(signal.SIGTERM, _end_quietly)  # which uvicorn raises again after the drain
     with listener:
@@ -54,6 +57,27 @@ def serve(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> None
             workers.run()
             if any(worker.exitcode == STARTUP_FAILURE for worker in workers.processes):
                 raise SpecEyesError("the workers cannot start; the lines above say why")
+
+
+def check_tls(tls: TlsSettings) -> None:
+    """See that certificate and key can be served with. Raises: ConfigError naming the field."""
+    if tls.certificate is None or tls.key is None:
+        return
+    for name, path in (("certificate", tls.certificate), ("key", tls.key)):
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            told = f"{path} cannot be read: {error.strerror or error}"
+            raise ConfigError(f"gateway.tls.{name}", told) from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")  # never asks for one
+    except (ssl.SSLError, ValueError) as error:
+        told = (
+            f"{tls.key} is not the key of {tls.certificate}, has a password, or one of both is no "
+            f"PEM file: {getattr(error, 'reason', None) or error}"
+        )
+        raise ConfigError("gateway.tls.key", told) from error
 
 
 def configure_logging() -> None:
@@ -78,6 +102,8 @@ def _config(make_app: Callable[[], GatewayApp], settings: GatewaySettings) -> uv
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        ssl_certfile=settings.tls.certificate,
+        ssl_keyfile=settings.tls.key,
         backlog=_BACKLOG,
         timeout_worker_healthcheck=_HUNG_S,
         timeout_keep_alive=math.ceil(limits.keep_alive_s),
@@ -103,7 +129,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _tell(settings: GatewaySettings, port: int) -> None:
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    _LOG.info("message=%r url=http://%s:%d/v1", "starting", shown, port)
+    scheme = "http" if settings.tls.certificate is None else "https"
+    _LOG.info("message=%r url=%s://%s:%d/v1", "starting", scheme, shown, port)
     if not settings.keys and not is_loopback(settings.host):
         _LOG.warning(
             "message=%r host=%s",

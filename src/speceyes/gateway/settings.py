@@ -197,6 +197,22 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """Name the PEM files of a certificate, its chain included, and of its key; None: plain HTTP.
+
+    Raises: ConfigError naming the field.
+    """
+
+    certificate: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, other in (("certificate", "key"), ("key", "certificate")):
+            if getattr(self, name) is None and getattr(self, other) is not None:
+                raise ConfigError(name, f"is missing; give it, or leave the {other} out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSettings:
     """Say what is done under one model name, apart from who does it.
 
@@ -230,6 +246,7 @@ class GatewaySettings:
     breaker: BreakerSettings = BreakerSettings()
     tracing: TracingSettings = TracingSettings()
     audit: AuditSettings = AuditSettings()
+    tls: TlsSettings = TlsSettings()
     keys: tuple[Key, ...] = ()
 
     def __post_init__(self) -> None:

@@ -6,10 +6,10 @@ without routes of its own makes one, named speceyes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from speceyes.engine_names import PairRole, parse_engine
 from speceyes.errors import ConfigError, InputError
@@ -23,12 +23,17 @@ from speceyes.gateway.settings import (
     Limits,
     RouteSettings,
     Streaming,
+    TlsSettings,
     TracingSettings,
 )
 from speceyes.settings_file import GATEWAY_KEYS, Choices, read_choices, read_file
 from speceyes.shadow.settings import ShadowSettings
 from speceyes.tables import as_table, as_text, check_keys, read_table
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_T = TypeVar("_T", bound="DataclassInstance")
 _PARTS: Final[Mapping[str, type[Any]]] = {
     "limits": Limits,
     "images": ImageSettings,
@@ -36,7 +41,9 @@ _PARTS: Final[Mapping[str, type[Any]]] = {
     "breaker": BreakerSettings,
     "tracing": TracingSettings,
     "audit": AuditSettings,
+    "tls": TlsSettings,
 }
+_FILES: Final[Mapping[str, tuple[str, ...]]] = {"audit": ("file",), "tls": ("certificate", "key")}
 _ROLES: Final[tuple[PairRole, ...]] = ("small", "large")
 _MERGED: Final = ("settings", "http", "sandbox")  # of these, single keys are changed
 _OF_ROUTES: Final = tuple(entry.name for entry in fields(RouteSettings) if entry.name != "name")
@@ -96,8 +103,9 @@ def _settings(value: object, folder: Path) -> GatewaySettings:
         for name, kind in _PARTS.items()
         if name in table
     }
-    if "audit" in parts and parts["audit"].file is not None:
-        parts["audit"] = replace(parts["audit"], file=str(folder / parts["audit"].file))
+    for name, files in _FILES.items():
+        if name in parts:
+            parts[name] = _placed(parts[name], files, folder)
     keys = table.get("keys", [])
     if not isinstance(keys, list):
         raise ConfigError("gateway.keys", "is to be a list of tables; write [[gateway.keys]]")
@@ -164,11 +172,14 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shadow(value: object, folder: Path) -> ShadowSettings:
     settings = read_table("shadow", value, ShadowSettings)
-    file, kept = (
-        None if named is None else str(folder / named)
-        for named in (settings.file, settings.state_folder)
-    )
-    return replace(settings, file=file, state_folder=kept)
+    return _placed(settings, ("file", "state_folder"), folder)
+
+
+def _placed(settings: _T, names: Sequence[str], folder: Path) -> _T:
+    # What is named relative to the settings file lies in its folder.
+    told = {name: getattr(settings, name) for name in names}
+    placed = {name: str(folder / path) for name, path in told.items() if path is not None}
+    return replace(settings, **placed)
 
 
 def _within(name: str, error: InputError) -> ConfigError:
