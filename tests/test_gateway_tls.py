@@ -19,6 +19,8 @@ AUTHORITY = trustme.CA()
 ISSUED = AUTHORITY.issue_cert("127.0.0.1")
 OTHER = AUTHORITY.issue_cert("127.0.0.1")
 SETTINGS = """
+gate = "paper"
+
 [small]
 engine = "http://127.0.0.1:9/v1#small"
 

@@ -242,6 +242,8 @@ def test_nothing_counted_has_no_quantile():
         (lambda: replace(HAND, depths={0: 0.5}), "depth"),
         (lambda: Servers(seats=0), "seats"),
         (lambda: Servers(slowdown=1.5), "slowdown"),
+        (lambda: Servers(crowding=-0.1), "crowding: -0.1"),
+        (lambda: Servers(crowding=math.inf), "crowding: inf"),
         (lambda: Servers(bend=0.0), "bend: 0.0"),
         (lambda: Servers(bend=1.5), "bend: 1.5"),
         (lambda: Servers(price=-1.0), "price"),

@@ -22,6 +22,7 @@ from speceyes.plan.station import Servers
 
 _HALVINGS: Final = 10  # of 0..1: to a thousandth
 _LEAST_BEND: Final = 0.2
+_MOST_CROWDING: Final = 8.0  # as much as eight calls of one that shares nothing
 _BEND_HALVINGS: Final = 5  # of that to 1: to a fortieth
 _QUERIES: Final = 1500  # simulated for each try
 
@@ -66,7 +67,7 @@ def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUE
     What the other policies took beyond that is the crowding, of each station by the other, since
     calls of the small model overlap each other too rarely to tell: their slowdown and bend are
     taken to be the large ones'. Slowdown and crowding are each the one number that makes the
-    geometric mean of foretold over seen 1, or the end of 0..1 that comes nearest. Seats, replicas
+    geometric mean of foretold over seen 1, or the end of what they can be that comes nearest. Seats, replicas
     and prices are the scenario's; so is the bend with the agent seen in one company only.
     `queries` are simulated for each number tried.
     Raises: ConfigError where the agent alone, or any other policy, was not seen in company.
@@ -81,7 +82,7 @@ def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUE
         return math.fsum(logs) / len(logs)
 
     def slowed(tried: Scenario) -> Scenario:
-        return _solved(tried, "slowdown", lambda made: log_off(made, alone), least=0.0)
+        return _solved(tried, "slowdown", lambda made: log_off(made, alone))
 
     companies = sorted(one.callers for one in alone)
     if companies[0] < companies[-1]:
@@ -94,7 +95,7 @@ def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUE
 
         scenario = _solved(scenario, "bend", too_bent, least=_LEAST_BEND, halvings=_BEND_HALVINGS)
     scenario = slowed(scenario)
-    scenario = _solved(scenario, "crowding", lambda made: log_off(made, others), least=0.0)
+    scenario = _solved(scenario, "crowding", lambda made: log_off(made, others), most=_MOST_CROWDING)
     return Fit(
         small=scenario.small,
         large=scenario.large,
@@ -122,7 +123,8 @@ def _solved(
     name: str,
     off: Callable[[Scenario], float],
     *,
-    least: float,
+    least: float = 0.0,
+    most: float = 1.0,
     halvings: int = _HALVINGS,
 ) -> Scenario:
     # Give both stations the number at which a rising function is zero, or the nearer end.
@@ -134,7 +136,7 @@ def _solved(
             large=replace(scenario.large, **given),
         )
 
-    low, high = least, 1.0
+    low, high = least, most
     if off(made(low)) >= 0.0:
         return made(low)
     if off(made(high)) <= 0.0:

@@ -27,8 +27,8 @@ class Servers:
 
     With b calls in a replica, and o served at the station beside it, each runs at
     1 / (1 + slowdown * (b - 1)**bend + crowding * o**bend) of its lone speed: slowdown 0 is perfect
-    batching, 1 is none; crowding 0 is a machine of its own, and as much as the slowdown one
-    processor for both stations. With bend 1 each call more costs as much as the one before it;
+    batching, 1 is none; crowding 0 is a machine of its own, as much as the slowdown one processor
+    for both stations, and more than that one on which only a station's own calls share a batch. With bend 1 each call more costs as much as the one before it;
     below 1 the first ones cost most. `price` is what an hour of one replica costs.
     Raises: ConfigError naming the field.
     """
@@ -44,9 +44,10 @@ class Servers:
         for name in ("replicas", "seats"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, f"{getattr(self, name)} is below 1")
-        for name in ("slowdown", "crowding"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(name, f"{getattr(self, name)} is not in 0..1")
+        if not 0.0 <= self.slowdown <= 1.0:
+            raise ConfigError("slowdown", f"{self.slowdown} is not in 0..1")
+        if not 0.0 <= self.crowding < math.inf:
+            raise ConfigError("crowding", f"{self.crowding} is not a number from 0 on")
         if not 0.0 < self.bend <= 1.0:
             raise ConfigError("bend", f"{self.bend} is not above 0 and at most 1")
         if self.price < 0.0:
