@@ -26,7 +26,9 @@ def seen_under(scenario, policies, callers, block=40):
     return [replace(one, mean_s=in_blocks(scenario, one, queries=400)[0]) for one in seen]
 
 
-@pytest.mark.parametrize(("slowdown", "crowding"), [(0.3, 0.2), (0.05, 0.0), (1.0, 1.0), (0.3, 1.8)])
+@pytest.mark.parametrize(
+    ("slowdown", "crowding"), [(0.3, 0.2), (0.05, 0.0), (1.0, 1.0), (0.3, 1.8)]
+)
 def test_a_fit_finds_the_servers_that_were_measured(slowdown, crowding):
     draw = replace(HAND, spread=0.3, screen_s=0.3, speculate_s=0.5)
     true = scenario_of(draw, slowdown=slowdown, crowding=crowding)

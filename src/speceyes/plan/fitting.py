@@ -67,8 +67,8 @@ def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUE
     What the other policies took beyond that is the crowding, of each station by the other, since
     calls of the small model overlap each other too rarely to tell: their slowdown and bend are
     taken to be the large ones'. Slowdown and crowding are each the one number that makes the
-    geometric mean of foretold over seen 1, or the end of what they can be that comes nearest. Seats, replicas
-    and prices are the scenario's; so is the bend with the agent seen in one company only.
+    geometric mean of foretold over seen 1, or the end of what they can be that comes nearest. Seats,
+    replicas and prices are the scenario's; so is the bend with the agent seen in one company only.
     `queries` are simulated for each number tried.
     Raises: ConfigError where the agent alone, or any other policy, was not seen in company.
     """
@@ -95,7 +95,9 @@ def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUE
 
         scenario = _solved(scenario, "bend", too_bent, least=_LEAST_BEND, halvings=_BEND_HALVINGS)
     scenario = slowed(scenario)
-    scenario = _solved(scenario, "crowding", lambda made: log_off(made, others), most=_MOST_CROWDING)
+    scenario = _solved(
+        scenario, "crowding", lambda made: log_off(made, others), most=_MOST_CROWDING
+    )
     return Fit(
         small=scenario.small,
         large=scenario.large,

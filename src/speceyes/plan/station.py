@@ -28,8 +28,9 @@ class Servers:
     With b calls in a replica, and o served at the station beside it, each runs at
     1 / (1 + slowdown * (b - 1)**bend + crowding * o**bend) of its lone speed: slowdown 0 is perfect
     batching, 1 is none; crowding 0 is a machine of its own, as much as the slowdown one processor
-    for both stations, and more than that one on which only a station's own calls share a batch. With bend 1 each call more costs as much as the one before it;
-    below 1 the first ones cost most. `price` is what an hour of one replica costs.
+    for both stations, and more than that one on which only a station's own calls share batches.
+    With bend 1 each call more costs as much as the one before it; below 1 the first ones cost most.
+    `price` is what an hour of one replica costs.
     Raises: ConfigError naming the field.
     """
 
