@@ -68,8 +68,8 @@ def fit_servers(scenario: Scenario, seen: Sequence[Seen], *, queries: int = _QUE
     calls of the small model overlap each other too rarely to tell: their slowdown and bend are
     taken to be the large ones'. Slowdown and crowding are each the one number that makes the
     geometric mean of foretold over seen 1, or the end of what they can be that comes nearest.
-    Seats, replicas and prices are the scenario's; so is the bend with the agent seen in one company.
-    `queries` are simulated for each number tried.
+    Seats, replicas and prices are the scenario's; so is the bend with the agent seen in one company
+    only. `queries` are simulated for each number tried.
     Raises: ConfigError where the agent alone, or any other policy, was not seen in company.
     """
     alone = [one for one in seen if one.policy == "agent_only" and one.callers > 1]
