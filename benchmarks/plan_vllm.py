@@ -307,7 +307,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=60, help="of calibration, and of a block")
     parser.add_argument(
-        "--fit", type=int, nargs="+", default=[4, 12] * 5, help="concurrency of the runs under load"
+        "--fit", type=int, nargs="+", default=[4, 24] * 5, help="concurrency of the runs under load"
     )
     parser.add_argument(
         "--blocks", type=int, nargs="+", default=[2, 6, 8], help="at each concurrency, two or more"
