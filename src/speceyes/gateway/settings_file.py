@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from speceyes.engine_names import PairRole, parse_engine
 from speceyes.errors import ConfigError, InputError
@@ -30,10 +30,7 @@ from speceyes.settings_file import GATEWAY_KEYS, Choices, read_choices, read_fil
 from speceyes.shadow.settings import ShadowSettings
 from speceyes.tables import as_table, as_text, check_keys, read_table
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-_T = TypeVar("_T", bound="DataclassInstance")
+_Named = TypeVar("_Named", AuditSettings, TlsSettings, ShadowSettings)
 _PARTS: Final[Mapping[str, type[Any]]] = {
     "limits": Limits,
     "images": ImageSettings,
@@ -175,10 +172,12 @@ def _shadow(value: object, folder: Path) -> ShadowSettings:
     return _placed(settings, ("file", "state_folder"), folder)
 
 
-def _placed(settings: _T, names: Sequence[str], folder: Path) -> _T:
+def _placed(settings: _Named, names: Sequence[str], folder: Path) -> _Named:
     # What is named relative to the settings file lies in its folder.
     told = {name: getattr(settings, name) for name in names}
-    placed = {name: str(folder / path) for name, path in told.items() if path is not None}
+    placed: dict[str, Any] = {
+        name: str(folder / path) for name, path in told.items() if path is not None
+    }
     return replace(settings, **placed)
 
 
