@@ -1,14 +1,15 @@
 """Does a plan come true on a real vLLM? What is foretold is set beside what is then measured.
 
-The built-in pair is served by two vLLM processes. Calibration: the agent alone and SpecEyes answer
-some items one after the other, and the same items `--fit` at once, with few and with many, several
-times; from these runs the plan is made as `speceyes plan RUN --fit FEW --fit MANY` makes it. Then
-policies take turns on the same items, in another order and at other concurrencies, in blocks that
-begin and end with idle engines; the plan is asked for the same blocks. Errors are foretold over
-measured, less one, beside the sampling error (one standard error, over blocks). With --others, on
-other items of the same mixture: which of them fall back is chance, and the sampling error, that of
-the items drawn included, some 15 % with 60 of them. Prints one JSON document, last; runs and a plot
-go to --out.
+The built-in pair is served by two vLLM processes. In each pass they are calibrated: the agent alone
+and SpecEyes answer some items one after the other, and the same items `--fit` at once, with few and
+with many. And they are measured: policies take turns on the same items, in another order and at
+other concurrencies, in blocks that begin and end with idle engines. Every other pass measures
+first, so that a machine that gets slower or faster with the minutes does so for both. The plan is
+made of all calibration runs, as `speceyes plan RUN --fit FEW --fit MANY` makes it, never of what
+was measured, and asked for the same blocks. Errors are foretold over measured, less one, beside
+the sampling error (one standard error, over blocks). With --others, on other items of the same
+mixture: which of them fall back is chance, and the sampling error, that of the items drawn
+included, some 15 % with 60 of them. Prints one JSON document, last; runs and a plot go to --out.
 
     make vllm && .venv/bin/python benchmarks/plan_vllm.py --out runs/plan-vllm
 """
@@ -29,7 +30,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -50,8 +51,8 @@ from speceyes.config import PolicyName, Settings  # noqa: E402
 from speceyes.funnel import Funnel  # noqa: E402
 from speceyes.plan.drive import Closed, Scenario  # noqa: E402
 from speceyes.plan.fates import Draw, Recorded  # noqa: E402
-from speceyes.plan.fitting import Fit, Seen, in_blocks  # noqa: E402
-from speceyes.plan.inputs import draws_of, fitted  # noqa: E402
+from speceyes.plan.fitting import Fit, Seen, fit_servers, in_blocks  # noqa: E402
+from speceyes.plan.inputs import draws_of, seen_under_load  # noqa: E402
 from speceyes.plan.station import Servers  # noqa: E402
 from tests.e2e.vllm_server import Pair, serve_pair  # noqa: E402
 
@@ -61,6 +62,9 @@ POLICIES: Mapping[str, PolicyName] = {AGENT: "agent_only"} | {
 SEATS = 256  # of a vLLM server: its own default, which is never reached here
 SIMULATED = 4000  # queries for each figure
 GOAL = 0.10
+
+# By concurrency and policy: a block's number of queries, and what came of it.
+Turns: TypeAlias = dict[int, dict[str, list[tuple[int, Turn]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,29 +142,29 @@ async def calibrate(base: Funnel, suite: Suite, folder: Path, *, concurrency: in
 
 async def measure(
     base: Funnel,
-    blocks: Iterator[list[Item]],
     asked: argparse.Namespace,
     *,
+    blocks: Iterator[list[Item]],
+    turns: Turns,
     concurrency: int,
     wanted: int,
-) -> dict[str, list[tuple[int, Turn]]]:
-    """Let policies take turns on blocks of items; each with its number of queries, by policy."""
+) -> None:
+    """Let policies take turns on blocks of items, and add what they took to `turns`."""
     engines = (base.parts.small, base.parts.agent.engine)
-    turns: dict[str, list[tuple[int, Turn]]] = {name: [] for name in asked.policy}
     # Of the mixture; an item that came twice would be read from the cache.
     at_once = max(1, math.ceil(asked.rounds * concurrency / asked.items)) if asked.others else 1
-    for number in range(max(2, math.ceil(wanted / at_once))):
+    for _ in range(math.ceil(wanted / at_once)):
         items = [item for _ in range(at_once) for item in next(blocks)]
-        shift = number % len(asked.policy)
+        made, first = turns[concurrency], asked.policy[0]
+        shift = len(made[first]) % len(asked.policy)
         for name in asked.policy[shift:] + asked.policy[:shift]:
             for engine in engines:
                 if isinstance(engine, Forgetting):
                     engine.forget()
             async with funnel_of(name, base) as funnel:
-                made = await take_turn(name, funnel, items, concurrency=concurrency)
-            turns[name].append((len(items), made))
-        _tell(f"concurrency {concurrency}: block {number + 1} of {len(items)} items done")
-    return turns
+                turn = await take_turn(name, funnel, items, concurrency=concurrency)
+            made[name].append((len(items), turn))
+        _tell(f"concurrency {concurrency}: {len(made[first])} blocks of {len(items)} items done")
 
 
 def compare(
@@ -223,55 +227,58 @@ def _line(one: Compared) -> str:
     )
 
 
-async def calibrate_all(pair: Pair, suite: Suite, at: Mapping[Path, int]) -> None:
-    """Leave a run's folder for each concurrency."""
+async def take_passes(
+    pair: Pair, asked: argparse.Namespace, *, suite: Suite, blocks: Iterator[list[Item]]
+) -> Turns:
+    """Calibrate and measure in turns; every other pass goes the other way round."""
+    turns: Turns = {at: {name: [] for name in asked.policy} for at in asked.concurrency}
     async with assembled(Forgetting(pair.small), Forgetting(pair.large), Settings()) as base:
-        for folder, concurrency in at.items():
-            await calibrate(base, suite, folder, concurrency=concurrency)
-
-
-async def measure_at(
-    pair: Pair,
-    blocks: Iterator[list[Item]],
-    asked: argparse.Namespace,
-    *,
-    concurrency: int,
-    wanted: int,
-) -> dict[str, list[tuple[int, Turn]]]:
-    """Measure all policies at one concurrency."""
-    async with assembled(Forgetting(pair.small), Forgetting(pair.large), Settings()) as base:
-        return await measure(base, blocks, asked, concurrency=concurrency, wanted=wanted)
+        for number in range(asked.passes):
+            folder = asked.out / f"pass-{number + 1}"
+            steps = [
+                partial(calibrate, base, suite, folder / f"at-{at}", concurrency=at)
+                for at in (1, *asked.fit)
+            ] + [
+                partial(
+                    measure, base, asked, blocks=blocks, turns=turns, concurrency=at, wanted=wanted
+                )
+                for at, wanted in zip(asked.concurrency, cycle(asked.blocks), strict=False)
+            ]
+            for step in reversed(steps) if number % 2 else steps:
+                await step()
+            _tell(f"pass {number + 1} of {asked.passes} done")
+    return turns
 
 
 def run(pair: Pair, asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
-    """Calibrate, plan, measure items of the same mixture that are not the suite's, compare."""
+    """Calibrate and measure, plan from the calibration alone, compare."""
     suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
-    alone = asked.out / "alone"
-    loaded = {asked.out / f"at-{at}-{number}": at for number, at in enumerate(asked.fit, start=1)}
-    anyio.run(calibrate_all, pair, suite, {alone: 1, **loaded})
-    scenario, fit = plan_from(alone, list(loaded))
     like = [entry for entry in suite.entries() if isinstance(entry, Item)]
-    again = items_like if asked.others else reordered
-    blocks = again(like, seed=asked.seed + 1)
+    blocks = (items_like if asked.others else reordered)(like, seed=asked.seed + 1)
+    turns = anyio.run(partial(take_passes, pair, asked, suite=suite, blocks=blocks))
+    passes = [asked.out / f"pass-{number + 1}" for number in range(asked.passes)]
+    scenario, fit = plan_from(
+        [folder / "at-1" for folder in passes],
+        [folder / f"at-{at}" for folder in passes for at in asked.fit],
+    )
     found: list[Compared] = []
-    for at, wanted in zip(asked.concurrency, cycle(asked.blocks), strict=False):
-        work = partial(measure_at, pair, blocks, asked, concurrency=at, wanted=wanted)
-        turns = anyio.run(work)
-        found += compare(turns, scenario, concurrency=at, others=asked.others)
+    for concurrency, made in turns.items():
+        found += compare(made, scenario, concurrency=concurrency, others=asked.others)
     return fit, found
 
 
-def plan_from(alone: Path, loaded: Sequence[Path]) -> tuple[Scenario, Fit]:
-    """Make a plan's inputs of all runs, as `speceyes plan ALONE --fit LOADED` does."""
-    _, ((_, draw, _),) = draws_of(alone)
+def plan_from(alone: Sequence[Path], loaded: Sequence[Path]) -> tuple[Scenario, Fit]:
+    """Make a plan's inputs of all runs, as `speceyes plan ALONE --fit LOADED` does of one ALONE."""
+    draws = [draw for folder in alone for _, draw, _ in draws_of(folder)[1]]
+    fates = [fate for draw in draws if isinstance(draw, Recorded) for fate in draw.fates]
     scenario = Scenario(
-        draw=draw,
+        draw=Recorded(fates),
         policy="serial",
         arrivals=Closed(1),
         small=Servers(seats=SEATS),
         large=Servers(seats=SEATS),
     )
-    fit = fitted(alone, loaded, scenario)
+    fit = fit_servers(scenario, seen_under_load(alone[0], loaded))
     for seen, found_s in fit.found:
         _tell(f"fit: {seen.policy}, {seen.callers} at once: {seen.mean_s:.3f} s, {found_s:.3f} s")
     return replace(scenario, small=fit.small, large=fit.large), fit
@@ -306,11 +313,12 @@ def main() -> None:
     """Serve, run, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=60, help="of calibration, and of a block")
+    parser.add_argument("--passes", type=int, default=4, help="two or more")
     parser.add_argument(
-        "--fit", type=int, nargs="+", default=[4, 24] * 5, help="concurrency of the runs under load"
+        "--fit", type=int, nargs="+", default=[4, 24], help="concurrency of the runs under load"
     )
     parser.add_argument(
-        "--blocks", type=int, nargs="+", default=[2, 6, 8], help="at each concurrency, two or more"
+        "--blocks", type=int, nargs="+", default=[1, 2, 2], help="of a pass, at each concurrency"
     )
     parser.add_argument("--others", action="store_true", help="items, of the same mixture")
     parser.add_argument(
@@ -322,6 +330,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20261201)
     parser.add_argument("--out", type=Path, default=Path("runs/plan-vllm"))
     asked = parser.parse_args()
+    if asked.passes < 2:
+        parser.error("--passes: two or more, for a sampling error")
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:
         fit, found = run(pair, asked)
@@ -330,6 +340,7 @@ def main() -> None:
         "benchmark": "plan_vllm",
         "items": asked.items,
         "others": asked.others,
+        "passes": asked.passes,
         "fit_concurrency": asked.fit,
         "seed": asked.seed,
         "fit": asdict(fit),

@@ -44,7 +44,7 @@ from speceyes.bench.grade import grade  # noqa: E402
 from speceyes.bench.items import Item  # noqa: E402
 from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
 from speceyes.builtin.pair import BUILTIN  # noqa: E402
-from speceyes.builtin.suite import draw_item, draw_items  # noqa: E402
+from speceyes.builtin.suite import Stream, draw_item  # noqa: E402
 from speceyes.config import Settings  # noqa: E402
 from speceyes.engines.local import LocalEngine  # noqa: E402
 from speceyes.events import usage_by_phase, wasted  # noqa: E402
@@ -76,11 +76,11 @@ class Turn:
     left_to_agent: frozenset[str]
 
 
-def items_of(suite: str, *, seed: int) -> Iterator[Item]:
+def items_of(suite: str, *, seed: int, stream: Stream = "test") -> Iterator[Item]:
     """Draw items without end: easy ones, hard ones, or as they come."""
     index = 0
     while True:
-        item = draw_item(index, seed=seed)
+        item = draw_item(index, seed=seed, stream=stream)
         index += 1
         if SUITES[suite] is None or item.is_hard == SUITES[suite]:
             yield item
@@ -136,7 +136,9 @@ async def measure(
     funnels = {name: funnel_of(name, base) for name in asked.policy}
     for name, funnel in funnels.items():
         async with funnel:
-            warm = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
+            warm = list(
+                islice(items_of(suite, seed=asked.seed, stream="calibration"), WARM_UP_ITEMS)
+            )
             await take_turn(name, funnel, warm, concurrency=concurrency)
     count = max(asked.items, asked.rounds * concurrency)  # fewer would not be so many at once
     for repetition in range(asked.repetitions):

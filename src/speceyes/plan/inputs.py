@@ -62,12 +62,7 @@ def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
 
     Raises: ConfigError if they are not alike, or tell nothing; RunFolderError if one is no run.
     """
-    alone = read_run(folder)
-    seen: list[Seen] = []
-    for place in loaded:
-        run = read_run(place)
-        _check_alike(alone, run)
-        seen.extend(seen_in(_compared(run), run.manifest.policy))
+    seen = seen_under_load(folder, loaded)
     _, ((_, draw, _),) = draws_of(folder)
     return fit_servers(
         Scenario(
@@ -82,6 +77,20 @@ def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
         ),
         seen,
     )
+
+
+def seen_under_load(folder: Path, loaded: Sequence[Path]) -> list[Seen]:
+    """Read what runs with several queries at once took, of what a run without company answered.
+
+    Raises: ConfigError if they are not alike; RunFolderError if one is no run.
+    """
+    alone = read_run(folder)
+    seen: list[Seen] = []
+    for place in loaded:
+        run = read_run(place)
+        _check_alike(alone, run)
+        seen.extend(seen_in(_compared(run), run.manifest.policy))
+    return seen
 
 
 def _compared(run: Run) -> Comparison:

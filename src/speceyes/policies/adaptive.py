@@ -41,6 +41,7 @@ _LEAST_DELAY: Final = 0.05
 _WORTH_IT: Final = 0.02  # accepted, of all queries: below, speculation is left out
 _TRIED_EVERY: Final = 16  # queries, while it is
 _DOUBT: Final = 0.5  # of a query about which nothing is known
+_DOUBT_WEIGHT: Final = 0.5  # queries: it yields to the first ones seen
 _PACE: Final = 50.0  # tokens a second, until some were counted
 
 
@@ -191,8 +192,8 @@ class Adaptive:
         self._everywhere = _Company()
         self._counters: dict[int, _Counter] = {}
         self._untried = 0
-        self._accepted = Mean(_DOUBT, guess_weight=2.0)
-        self._screened = Mean(_DOUBT)
+        self._accepted = Mean(_DOUBT, guess_weight=_DOUBT_WEIGHT)
+        self._screened = Mean(_DOUBT, guess_weight=_DOUBT_WEIGHT)
         self._agent_tokens = Mean(0.0)
         self._wasted_tokens = Mean(0.0)
         self._pace = Mean(_PACE)
@@ -264,11 +265,9 @@ class Adaptive:
         is_accepted = ended.reason == "accepted"
         settled_s = next((e.at_s for e in events if isinstance(e, FellBack)), ended.at_s)
         if ended.reason != "agent_first":
-            if is_accepted:
-                self._spared_s.add(settled_s)
-            else:
-                read_s = _screened_at_s(events) if passage.screen_reads_for_agent else 0.0
-                self._needed_s.add(settled_s - read_s)
+            # An agent begun as early as it may has this long until it is known what it is for.
+            begun_s = _screened_at_s(events) if passage.screen_reads_for_agent else 0.0
+            (self._spared_s if is_accepted else self._needed_s).add(settled_s - begun_s)
         self._accepted.add(float(is_accepted))
         tokens = self._tokens_of_agent(events, is_whole=not is_accepted)
         self._agent_tokens.add(tokens)
