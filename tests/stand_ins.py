@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from speceyes.agent import Agent
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
 from speceyes.funnel import Funnel
@@ -33,6 +35,11 @@ from speceyes.types import (
 GATE = GateSpec(threshold=4.0, k=16)
 CALL = "call spyglass 3"
 BAD_JSON = '<tool_call>{"name": "spyglass", </tool_call>'
+
+
+def virtual(test):
+    """Let an asynchronous test run on virtual time."""
+    return pytest.mark.anyio(pytest.mark.virtual_time(test))
 
 
 def a_picture(name="scene", width_px=64, height_px=48):

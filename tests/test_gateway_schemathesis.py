@@ -21,8 +21,8 @@ from schemathesis import GenerationMode, checks
 
 from benchmarks.proxying.targets import gateway_settings
 from speceyes.gateway.openapi import document
-from tests.e2e.gateway_process import serving
 from tests.e2e.pinned_env import ROOT
+from tests.gateway_process import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

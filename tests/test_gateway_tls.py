@@ -13,7 +13,7 @@ from speceyes.errors import ConfigError
 from speceyes.gateway.serving import check_tls
 from speceyes.gateway.settings import TlsSettings
 from speceyes.gateway.settings_file import load_plan
-from tests.e2e.gateway_process import serving
+from tests.gateway_process import serving
 
 AUTHORITY = trustme.CA()
 ISSUED = AUTHORITY.issue_cert("127.0.0.1")

@@ -7,7 +7,9 @@ import pytest
 from speceyes.bench.comparison import compare
 from speceyes.errors import ConfigError
 from speceyes.plan.drive import Closed, Scenario
+from speceyes.plan.fates import Fate, InOrder
 from speceyes.plan.fitting import Seen, fit_servers, in_blocks, seen_in
+from speceyes.plan.recorded import fates_of
 from speceyes.plan.station import Servers
 from tests.scripted_pair import tiny_run
 from tests.test_plan import HAND
@@ -40,8 +42,13 @@ def test_a_fit_finds_the_servers_that_were_measured(slowdown, crowding):
     planned = replace(true, small=fit.small, large=fit.large)
     for other in seen_under(true, ["agent_only", "serial", "race"], 16):
         assert in_blocks(planned, other, queries=400)[0] == pytest.approx(other.mean_s, rel=0.03)
-    for one, found_s in fit.found:
-        assert found_s == pytest.approx(one.mean_s, rel=0.02)
+    assert [(one.policy, one.callers, one.queries) for one in fit.found] == [
+        ("agent_only", 8, 40),
+        ("serial", 8, 40),
+    ]
+    for one, agreed in zip(seen, fit.found, strict=True):
+        assert agreed.seen_s == one.mean_s
+        assert agreed.found_s == pytest.approx(one.mean_s, rel=0.02)
 
 
 def test_a_fit_to_two_companies_finds_the_bend():
@@ -63,21 +70,45 @@ def test_a_fit_to_two_companies_finds_the_bend():
         assert by_line < 0.93 * other.mean_s  # what a line makes of the first companion
 
 
-def test_a_last_block_that_is_shorter_is_left_out():
+def test_what_was_seen_of_a_block_is_simulated_with_its_queries_in_their_order():
     run = tiny_run(60)
-    run = replace(
-        run,
-        manifest=replace(run.manifest, concurrency=4),
-        records=[
-            replace(r, block=0 if place % 60 < 48 else 1, elapsed_s=1.0 + 9.0 * (place % 60 >= 48))
-            for place, r in enumerate(sorted(run.records, key=lambda r: r.method))
-        ],
-    )
     (comparison,) = compare([run])
-    assert [(s.policy, s.callers, s.block, s.mean_s) for s in seen_in(comparison, "race")] == [
-        ("agent_only", 4, 48, 1.0),
-        ("race", 4, 48, 1.0),
+    fates = fates_of(comparison, run.manifest.gate)
+    placed = [
+        replace(r, block=int(place >= 48), ended_s=10.0 + place, elapsed_s=1.0 + 9.0 * (place > 47))
+        for method in ("baseline", "speceyes")
+        for place, r in enumerate(r for r in run.records if r.method == method)
     ]
+    loaded = replace(run, manifest=replace(run.manifest, concurrency=4), records=placed[::-1])
+    (comparison,) = compare([loaded])
+    seen = seen_in(comparison, "race", [fates, fates[1:]])
+    assert [(s.policy, s.callers, s.block, s.mean_s, s.lasted_s) for s in seen] == [
+        ("agent_only", 4, 47, 1.0, 47.0),
+        ("agent_only", 4, 12, 10.0, 21.0),
+        ("race", 4, 47, 1.0, 47.0),
+        ("race", 4, 12, 10.0, 21.0),
+    ]
+    came = [r.item_id for r in placed if r.method == "baseline"]
+    assert fates[0].item_id == came[0]  # unknown in one of the runs alone, so left out
+    for one, ids in zip(seen, [came[1:48], came[48:]] * 2, strict=True):
+        assert [[fate.item_id for fate in take.fates] for take in one.takes] == [ids, ids]
+
+
+def test_blocks_whose_queries_are_known_are_foretold_of_these():
+    """Two long ones and two short ones: beside each other or not is a matter of their order."""
+    servers = Servers(slowdown=1.0)
+    short, long = (
+        Fate(screen_s=0.0, speculate_s=0.0, needs_tool=True, accepted=False, turns_s=(seconds,))
+        for seconds in (1.0, 9.0)
+    )
+    scenario = replace(scenario_of(HAND, slowdown=0.0), small=servers, large=servers)
+    for order, mean_s, lasted_s in (
+        ((short, short, long, long), (2.0 + 2.0 + 18.0 + 18.0) / 4, 20.0),
+        ((long, short, short, long), (18.0 + 2.0 + 2.0 + 16.0) / 4, 20.0),
+    ):
+        seen = Seen(policy="agent_only", callers=2, block=4, mean_s=0.0, takes=(InOrder(order),))
+        found = in_blocks(scenario, seen)
+        assert found == pytest.approx((mean_s, 4 / lasted_s))
 
 
 def test_what_no_fit_can_explain_is_the_end_that_comes_nearest():

@@ -31,7 +31,7 @@ from speceyes.gateway.settings_file import Plan, RoutePlan
 from speceyes.settings_file import Choices
 from tests.raw_http import connected, exchange, listening
 from tests.stub_server import StubServer, say
-from tests.test_gateway_images import Names, leads_to, says, site
+from tests.test_gateway_fetching import Names, leads_to, says, site
 from tests.test_pictures import png_header
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from openai import BadRequestError, OpenAI
 
 from speceyes.builtin.suite import draw_items
 from speceyes.types import Query
-from tests.e2e.gateway_process import serving
+from tests.gateway_process import serving
 
 FILE = Path(__file__).with_name("gateway.txt")
 CHAT = "/v1/chat/completions"

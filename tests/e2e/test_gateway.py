@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.gateway_process import COMMAND, Process, serving
 from tests.e2e.gateway_transcript import FILE, transcript
+from tests.gateway_process import COMMAND, Process, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

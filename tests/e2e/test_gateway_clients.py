@@ -14,7 +14,7 @@ import pytest
 from speceyes.builtin.suite import draw_items
 from speceyes.prompts import question_text
 from tests.e2e import pinned_env
-from tests.e2e.gateway_process import serving
+from tests.gateway_process import serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(300)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.e2e.gateway_process import Process, serving
+from tests.gateway_process import Process, serving
 from tests.gateway_rig import body
 from tests.stub_server import serving as stub
 from tests.test_gateway_assembly import KEPT, speak

@@ -14,9 +14,9 @@ from openai import BadRequestError, OpenAI
 from speceyes.builtin.pair import BUILTIN
 from speceyes.builtin.scenes import VIEW_PX
 from speceyes.specs import gate_to_toml
-from tests.e2e.gateway_process import Process, serving
 from tests.e2e.gateway_transcript import body_of, questions
 from tests.e2e.vllm_server import Pair
+from tests.gateway_process import Process, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(900)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, cycle, islice
 from typing import Final, TypeAlias
 
 import anyio
@@ -20,7 +21,7 @@ from speceyes.errors import ConfigError
 from speceyes.events import Answered, Event, Failed
 from speceyes.funnel import Funnel
 from speceyes.plan.clock import run_virtually
-from speceyes.plan.fates import Draw, Fate
+from speceyes.plan.fates import Draw, Fate, InOrder
 from speceyes.plan.rehearsal import Stations, Troupe, unheard
 from speceyes.plan.stage import make_parts, make_rules, query_named
 from speceyes.plan.station import Servers, Station
@@ -65,7 +66,7 @@ class Scenario:
     `depth`: how often the small model may look closer; the draw's fates say how often it does.
     """
 
-    draw: Draw
+    draw: Draw | InOrder
     policy: PolicyName
     arrivals: Arrivals
     small: Servers = field(default_factory=Servers)
@@ -228,8 +229,9 @@ async def _simulate(scenario: Scenario, *, told: list[tuple[float, str]] | None 
 
 
 def _fates(scenario: Scenario) -> Iterator[tuple[int, Fate]]:
-    rng = np.random.default_rng([scenario.seed, 0])
-    drawn = ((number, scenario.draw(rng)) for number in range(scenario.queries))
+    draw, rng = scenario.draw, np.random.default_rng([scenario.seed, 0])
+    fates = cycle(draw.fates) if isinstance(draw, InOrder) else (draw(rng) for _ in count())
+    drawn = enumerate(islice(fates, scenario.queries))
     if scenario.policy == "agent_only":
         return ((number, fate.alone) for number, fate in drawn)
     return drawn

@@ -45,9 +45,11 @@ class Fate:
     `tools_s` what its tools take after each turn but the last. `lone_turns_s`: its turns where
     there is nothing but the agent, if these are known to differ. `accepted`: of the small model's
     answer at first sight; `looks` are those that it then takes, the last of them perhaps accepted.
-    `small_is_right` and `agent_is_right`: of each one's answer; None where nobody knows.
+    `small_is_right` and `agent_is_right`: of each one's answer; None where nobody knows. `item_id`:
+    whose it is, where it was read from a run.
     """
 
+    item_id: str = ""
     between_s: float = 0.0
     screen_s: float
     speculate_s: float
@@ -111,6 +113,13 @@ class Recorded:
     def __call__(self, rng: np.random.Generator) -> Fate:
         """Draw one."""
         return self.fates[int(rng.random() * len(self.fates))]
+
+
+@dataclass(frozen=True, slots=True)
+class InOrder:
+    """Give these fates one after the other, and then again from the first."""
+
+    fates: tuple[Fate, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from speceyes.plan.fitting import Fit, Seen, fit_servers, seen_in
 from speceyes.plan.formulas import Costs, costs_of
 from speceyes.plan.recorded import check_known, fates_of, fates_with_looks, gate_at
 
-Draws = list[tuple[float | None, Draw, Costs]]
+Draws = list[tuple[float | None, Recorded, Costs]]
 
 
 def draws_of(folder: Path, thresholds: Sequence[float] = ()) -> tuple[str, Draws]:
@@ -62,7 +62,6 @@ def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
 
     Raises: ConfigError if they are not alike, or tell nothing; RunFolderError if one is no run.
     """
-    seen = seen_under_load(folder, loaded)
     _, ((_, draw, _),) = draws_of(folder)
     return fit_servers(
         Scenario(
@@ -73,23 +72,25 @@ def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
             large=scenario.large,
             seed=scenario.seed,
             screen_by=scenario.screen_by,
-            depth=depth_of(draw),
+            depth=draw.depth,
         ),
-        seen,
+        seen_under_load([folder], loaded),
     )
 
 
-def seen_under_load(folder: Path, loaded: Sequence[Path]) -> list[Seen]:
-    """Read what runs with several queries at once took, of what a run without company answered.
+def seen_under_load(alone: Sequence[Path], loaded: Sequence[Path]) -> list[Seen]:
+    """Read what runs with several queries at once took of what runs without company tell.
 
     Raises: ConfigError if they are not alike; RunFolderError if one is no run.
     """
-    alone = read_run(folder)
+    runs = [read_run(folder) for folder in alone]
+    fates = [draw.fates for folder in alone for _, draw, _ in draws_of(folder)[1]]
     seen: list[Seen] = []
     for place in loaded:
         run = read_run(place)
-        _check_alike(alone, run)
-        seen.extend(seen_in(_compared(run), run.manifest.policy))
+        for lone in runs:
+            _check_alike(lone, run)
+        seen.extend(seen_in(_compared(run), run.manifest.policy, fates))
     return seen
 
 

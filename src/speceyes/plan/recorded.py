@@ -170,6 +170,7 @@ def _fate(
     lone_turns_s = turn_seconds(base)
     said = sum(turn.usage.completion_tokens for turn in base.turns)
     return Fate(
+        item_id=base.item_id,
         between_s=case.between_s,
         screen_s=case.screen_s,
         speculate_s=speculate_s,

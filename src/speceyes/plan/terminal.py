@@ -189,10 +189,10 @@ def show_fit(console: Console, fit: Fit) -> None:
             f"bend {servers.bend:.2f}",
             highlight=False,
         )
-    for seen, found_s in fit.found:
+    for one in fit.found:
         console.print(
-            f"         {seen.policy}, {seen.callers} at once: {seen.mean_s:.3g} s seen, "
-            f"{found_s:.3g} s with it",
+            f"         {one.policy}, {one.callers} at once: {one.seen_s:.3g} s seen, "
+            f"{one.found_s:.3g} s with it",
             highlight=False,
         )
 
