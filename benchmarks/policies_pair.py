@@ -55,7 +55,7 @@ from speceyes.types import Engine  # noqa: E402
 
 SUITES = {"easy": False, "hard": True, "mixed": None}  # is_hard
 AGENT = "agent"
-POLICIES = (AGENT, "serial", "overlap", "race", "race-agent", "adaptive")
+POLICIES = (AGENT, "serial", "overlap", "race", "serial-gate", "race-agent", "adaptive")
 WARM_UP_ITEMS = 4
 
 
@@ -87,8 +87,14 @@ def items_of(suite: str, *, seed: int, stream: Stream = "test") -> Iterator[Item
 
 
 def funnel_of(name: str, base: Funnel) -> Funnel:
-    """Make a policy's funnel on the same engines. `race-agent`: the agent's first turn screens."""
+    """Make a policy's funnel on the same engines.
+
+    `serial-gate`: nobody screens, the gate alone decides. `race-agent`: the agent's first turn
+    screens.
+    """
     parts, rules = base.parts, base.rules
+    if name == "serial-gate":
+        return Funnel(replace(parts, screener=None), rules, serial)
     if name == "race-agent":
         return Funnel(replace(parts, screener=None), replace(rules, agent_screens=True), race)
     fixed = {AGENT: agent_only, "serial": serial, "overlap": overlap, "race": race}
