@@ -45,8 +45,7 @@ from speceyes.builtin.suite import draw_items  # noqa: E402
 from speceyes.config import PolicyName, Settings  # noqa: E402
 from speceyes.funnel import Funnel  # noqa: E402
 from speceyes.plan.drive import Closed, Scenario  # noqa: E402
-from speceyes.plan.fates import Recorded  # noqa: E402
-from speceyes.plan.fitting import Agreement, Fit, agreements, fit_servers  # noqa: E402
+from speceyes.plan.fitting import Agreement, Fit, Seen, agreements, fit_servers  # noqa: E402
 from speceyes.plan.inputs import draws_of, seen_under_load  # noqa: E402
 from speceyes.plan.station import Servers  # noqa: E402
 from speceyes.policies.fixed import overlap, race, serial  # noqa: E402
@@ -134,16 +133,14 @@ def plan_and_compare(asked: argparse.Namespace) -> tuple[Fit, list[Compared]]:
         seen_under_load(alone, [folder / f"test-at-{at}" for at in asked.concurrency])
         for folder in passes
     ]
-    by_pass = [agreements(scenario, seen) for seen in tests]
-    told = agreements(scenario, list(chain(*tests)))
-    return fit, [_compared(*every) for every in zip(told, *by_pass, strict=True)]
+    return fit, [_compared(told, tests) for told in agreements(scenario, list(chain(*tests)))]
 
 
 def plan_from(alone: Sequence[Path], loaded: Sequence[Path]) -> tuple[Scenario, Fit]:
     """Make a plan's inputs of all runs, as `speceyes plan ALONE --fit LOADED` does of one ALONE."""
-    fates = [fate for folder in alone for _, draw, _ in draws_of(folder)[1] for fate in draw.fates]
+    _, ((_, draw, _),) = draws_of(alone[0])
     scenario = Scenario(
-        draw=Recorded(fates),
+        draw=draw,
         policy="serial",
         arrivals=Closed(1),
         small=Servers(seats=SEATS),
@@ -153,14 +150,19 @@ def plan_from(alone: Sequence[Path], loaded: Sequence[Path]) -> tuple[Scenario, 
     return replace(scenario, small=fit.small, large=fit.large), fit
 
 
-def _compared(told: Agreement, *passes: Agreement) -> Compared:
-    means = [one.seen_s for one in passes]
+def _compared(told: Agreement, tests: Sequence[Sequence[Seen]]) -> Compared:
+    means = [_mean_s(seen, told) for seen in tests]
     return Compared(
         told=told,
         mean_error=told.found_s / told.seen_s - 1.0,
         per_s_error=told.found_per_s / told.seen_per_s - 1.0,
         sampling_error=statistics.stdev(means) / math.sqrt(len(means)) / told.seen_s,
     )
+
+
+def _mean_s(seen: Sequence[Seen], told: Agreement) -> float:
+    mine = [one for one in seen if (one.policy, one.callers) == (told.policy, told.callers)]
+    return sum(one.block * one.mean_s for one in mine) / sum(one.block for one in mine)
 
 
 def _line(one: Compared) -> str:

@@ -6,6 +6,7 @@ It refuses to know the command line, and simulates nothing but what a fit takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from speceyes.bench.comparison import Comparison, compare
@@ -29,7 +30,10 @@ def draws_of(folder: Path, thresholds: Sequence[float] = ()) -> tuple[str, Draws
     the run's; the closer gate stays.
     Raises: ConfigError if no plan can be made of it; RunFolderError if it is none.
     """
-    run = read_run(folder)
+    return _draws(read_run(folder), thresholds)
+
+
+def _draws(run: Run, thresholds: Sequence[float] = ()) -> tuple[str, Draws]:
     if run.manifest.concurrency > 1:
         raise ConfigError(
             "run",
@@ -62,20 +66,7 @@ def fitted(folder: Path, loaded: Sequence[Path], scenario: Scenario) -> Fit:
 
     Raises: ConfigError if they are not alike, or tell nothing; RunFolderError if one is no run.
     """
-    _, ((_, draw, _),) = draws_of(folder)
-    return fit_servers(
-        Scenario(
-            draw=draw,
-            policy="serial",
-            arrivals=scenario.arrivals,
-            small=scenario.small,
-            large=scenario.large,
-            seed=scenario.seed,
-            screen_by=scenario.screen_by,
-            depth=draw.depth,
-        ),
-        seen_under_load([folder], loaded),
-    )
+    return fit_servers(replace(scenario, is_real=False), seen_under_load([folder], loaded))
 
 
 def seen_under_load(alone: Sequence[Path], loaded: Sequence[Path]) -> list[Seen]:
@@ -84,7 +75,7 @@ def seen_under_load(alone: Sequence[Path], loaded: Sequence[Path]) -> list[Seen]
     Raises: ConfigError if they are not alike; RunFolderError if one is no run.
     """
     runs = [read_run(folder) for folder in alone]
-    fates = [draw.fates for folder in alone for _, draw, _ in draws_of(folder)[1]]
+    fates = [draw.fates for run in runs for _, draw, _ in _draws(run)[1]]
     seen: list[Seen] = []
     for place in loaded:
         run = read_run(place)
