@@ -295,6 +295,46 @@ def test_every_package_of_the_environment_is_pinned():
     assert names & {"torch", "torchaudio", "torchcodec"} == set()
 
 
+LOOKS = Path("vllm", "distributed", "device_communicators", "shm_broadcast.py")
+FIND = """
+import time
+slept = []
+time.sleep = slept.append
+from vllm.distributed.device_communicators import shm_broadcast
+shm_broadcast.sched_yield()
+print(slept)
+"""
+
+
+def with_site(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a process of vLLM starts, with a module of messages like vLLM's."""
+    module = folder / LOOKS
+    module.parent.mkdir(parents=True)
+    module.write_text(source)
+    paths = os.pathsep.join(map(str, (vllm_env.SITE, folder)))
+    return subprocess.run(
+        [sys.executable, "-c", FIND],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.local  # torch
+def test_a_process_that_looks_for_messages_sleeps_between_two_looks(tmp_path):
+    done = with_site(tmp_path, "from os import sched_yield\n")
+    assert (done.stdout, done.returncode) == ("[0.0002]\n", 0), done.stderr
+
+
+@pytest.mark.local
+def test_a_vllm_that_waits_in_another_way_says_so(tmp_path):
+    done = with_site(tmp_path, "from os import getpid\n")
+    assert done.returncode == 1
+    assert "waits in another way than it did" in done.stderr
+
+
 GATE = GateSpec(threshold=3.0, k=12)
 ASKED = GenerateRequest((Message("user", (Text("?"),)),), max_tokens=8, top_logprobs=12)
 
