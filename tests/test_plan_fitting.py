@@ -79,18 +79,21 @@ def test_what_was_seen_of_a_block_is_simulated_with_its_queries_in_their_order()
         for method in ("baseline", "speceyes")
         for place, r in enumerate(r for r in run.records if r.method == method)
     ]
-    loaded = replace(run, manifest=replace(run.manifest, concurrency=4), records=placed[::-1])
+    lost = replace(placed[9], text=None, elapsed_s=300.0)
+    records = [*placed[:9], lost, *placed[10:]][::-1]
+    loaded = replace(run, manifest=replace(run.manifest, concurrency=4), records=records)
     (comparison,) = compare([loaded])
     seen = seen_in(comparison, "race", [fates, fates[1:]])
     assert [(s.policy, s.callers, s.block, s.mean_s, s.lasted_s) for s in seen] == [
-        ("agent_only", 4, 47, 1.0, 47.0),
+        ("agent_only", 4, 46, 1.0, 47.0),
         ("agent_only", 4, 12, 10.0, 21.0),
         ("race", 4, 47, 1.0, 47.0),
         ("race", 4, 12, 10.0, 21.0),
     ]
     came = [r.item_id for r in placed if r.method == "baseline"]
     assert fates[0].item_id == came[0]  # unknown in one of the runs alone, so left out
-    for one, ids in zip(seen, [came[1:48], came[48:]] * 2, strict=True):
+    answered = [*came[1:9], *came[10:48]]
+    for one, ids in zip(seen, [answered, came[48:], came[1:48], came[48:]], strict=True):
         assert [[fate.item_id for fate in take.fates] for take in one.takes] == [ids, ids]
 
 

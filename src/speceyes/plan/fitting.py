@@ -76,8 +76,8 @@ def seen_in(
 ) -> tuple[Seen, ...]:
     """Read off a run what the agent alone and SpecEyes, under its policy, took of each block.
 
-    `alone`: the fates of the same items, from each run without company; items that are missing in
-    one of these are left out.
+    `alone`: the fates of the same items, from each run without company. Items that are missing in
+    one of these are left out, and so are queries that failed.
     """
     policies: dict[str, PolicyName] = {"baseline": "agent_only", "speceyes": policy}
     known = [{fate.item_id: fate for fate in fates} for fates in alone]
@@ -86,7 +86,7 @@ def seen_in(
         for entrant in comparison.entrants
         if entrant.method in policies
         for _, block in groupby(
-            sorted((r for r in entrant.records if _is_known(r, known)), key=_came), _block
+            sorted((r for r in entrant.records if _tells(r, known)), key=_came), _block
         )
     )
 
@@ -238,8 +238,8 @@ def _seen(
     )
 
 
-def _is_known(record: Record, known: Sequence[Mapping[str, Fate]]) -> bool:
-    return all(record.item_id in of for of in known)
+def _tells(record: Record, known: Sequence[Mapping[str, Fate]]) -> bool:
+    return record.text is not None and all(record.item_id in of for of in known)
 
 
 def _block(record: Record) -> tuple[int, int]:
