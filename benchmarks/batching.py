@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from speceyes import SpecEyes  # noqa: E402
 from speceyes.bench.items import Item  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.builtin.pair import BUILTIN, MODELS  # noqa: E402
 from speceyes.builtin.scenes import VIEW_PX  # noqa: E402
 from speceyes.builtin.suite import draw_items  # noqa: E402
@@ -163,8 +163,7 @@ def main() -> None:
     *runs, tallies = anyio.run(measure)
     told = {
         "benchmark": "batching",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "policy": asked.policy,
         "seed": asked.seed,
         "runs": runs,

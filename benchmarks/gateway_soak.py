@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ from benchmarks.proxying.targets import (  # noqa: E402
     read_text,
     upstream,
 )
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 
 Json = dict[str, Any]
 
@@ -275,8 +275,7 @@ def main() -> None:
             _tell((Path(folder) / "gateway.log").read_text(encoding="utf-8")[-4000:])
     document = {
         "benchmark": "gateway_soak",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "settings": {name: value for name, value in vars(asked).items() if name != "out"},
         "has_held": has_held,
         **told,

@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from statistics import mean, median
@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 from benchmarks.forced import QWEN2_5_VL_7B, QWEN3_VL_2B, ForcedEngine, tiny  # noqa: E402
 from speceyes import SpecEyes, prompts  # noqa: E402
 from speceyes.agent import request_for  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.config import Settings  # noqa: E402
 from speceyes.engines.replay import scripted, scripted_screen  # noqa: E402
 from speceyes.engines.worker import LocalLimits  # noqa: E402
@@ -316,8 +316,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "benchmark": "gpu_real_size",
         "weights": "random",
         "answers": "forced",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "asked": vars(asked),
         **found,
     }

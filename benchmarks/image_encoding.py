@@ -14,7 +14,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +24,7 @@ from PIL import Image as Pillow
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
 
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.engines.dataurls import DataUrls  # noqa: E402
 from speceyes.pictures import decode, encode_png, open_picture  # noqa: E402
 from speceyes.types import Picture  # noqa: E402
@@ -103,8 +102,7 @@ def main() -> None:
         print(one)
     told = {
         "benchmark": "image_encoding",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "seed": SEED,
         "repeats": repeats,
         "rows": rows,

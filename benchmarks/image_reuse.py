@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from benchmarks.image_encoding import EIGHT_K, SEED, jpeg, photograph  # noqa: E402
 from benchmarks.vllm import Forgetting  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.engines.wire.settings import HttpSettings, ImageReuse  # noqa: E402
 from speceyes.types import GenerateRequest, Image, Message, Picture, Text  # noqa: E402
 from tests.e2e.vllm_server import MODELS, Server, cores, serve  # noqa: E402
@@ -118,9 +117,7 @@ def main() -> None:
         "turns": asked.turns,
         "repeats": asked.repeats,
         "sizes": found,
-        "commit": read_commit(),
-        "versions": read_versions(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
     }
     print(json.dumps(told))
 

@@ -16,7 +16,6 @@ import resource
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +27,7 @@ import anyio.to_thread
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.engines.http import HttpEngine, HttpSettings  # noqa: E402
 from tests.stand_ins import a_funnel, a_query  # noqa: E402
 from tests.stub_server import Body, Say, StubServer, last_text, say  # noqa: E402
@@ -122,8 +121,7 @@ def main() -> None:
     server.kill()
     told = {
         "benchmark": "in_flight",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "idle_mib": round(idle_mib, 1),
         "runs": runs,
     }

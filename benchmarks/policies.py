@@ -28,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.engines.replay import scripted, scripted_screen  # noqa: E402
 from speceyes.funnel import Outcome  # noqa: E402
 from speceyes.load import Load  # noqa: E402
@@ -404,8 +404,7 @@ def main() -> None:
     figures = compare(args)
     told = {
         "benchmark": "policies",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "seconds": round(time.monotonic() - began_s, 1),
         "items": args.items,
         "profiles": {name: asdict(PROFILES[name]) for name in args.profile},

@@ -27,7 +27,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -42,7 +42,7 @@ from benchmarks.heavier import heavier_pair  # noqa: E402
 from speceyes.bench.contenders import Forgetful  # noqa: E402
 from speceyes.bench.grade import grade  # noqa: E402
 from speceyes.bench.items import Item  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.builtin.pair import BUILTIN  # noqa: E402
 from speceyes.builtin.suite import Stream, draw_item  # noqa: E402
 from speceyes.config import Settings  # noqa: E402
@@ -55,7 +55,16 @@ from speceyes.types import Engine  # noqa: E402
 
 SUITES = {"easy": False, "hard": True, "mixed": None}  # is_hard
 AGENT = "agent"
-POLICIES = (AGENT, "serial", "overlap", "race", "serial-gate", "race-agent", "adaptive")
+POLICIES = (
+    AGENT,
+    "serial",
+    "overlap",
+    "race",
+    "serial-gate",
+    "race-agent",
+    "adaptive",
+    "adaptive-agent",
+)
 WARM_UP_ITEMS = 4
 
 
@@ -89,14 +98,15 @@ def items_of(suite: str, *, seed: int, stream: Stream = "test") -> Iterator[Item
 def funnel_of(name: str, base: Funnel) -> Funnel:
     """Make a policy's funnel on the same engines.
 
-    `serial-gate`: nobody screens, the gate alone decides. `race-agent`: the agent's first turn
-    screens.
+    `serial-gate`: nobody screens, the gate alone decides. `race-agent`, `adaptive-agent`: the
+    agent's own first turn screens.
     """
     parts, rules = base.parts, base.rules
     if name == "serial-gate":
         return Funnel(replace(parts, screener=None), rules, serial)
-    if name == "race-agent":
-        return Funnel(replace(parts, screener=None), replace(rules, agent_screens=True), race)
+    if name.endswith("-agent"):
+        policy = race if name.startswith("race") else Adaptive()
+        return Funnel(replace(parts, screener=None), replace(rules, agent_screens=True), policy)
     fixed = {AGENT: agent_only, "serial": serial, "overlap": overlap, "race": race}
     return Funnel(parts, rules, fixed[name] if name in fixed else Adaptive())
 
@@ -166,17 +176,21 @@ async def measure(
     return told | {"adaptive_over_best": _adaptive_over_best(found)}
 
 
-def _adaptive_over_best(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Compare adaptive with whichever fixed policy took the least time in all."""
-    adaptive = next((figure for figure in found if figure["policy"] == "adaptive"), None)
-    fixed = [figure for figure in found if figure["policy"] not in {AGENT, "adaptive"}]
-    if adaptive is None or not fixed:
-        return None
-    best = max(fixed, key=lambda figure: float(figure["of_sums"]))
-    ratios = [a / b for a, b in zip(adaptive["ratios"], best["ratios"], strict=True)]
+def _adaptive_over_best(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Compare each adaptive with whichever fixed policy took the least time in all."""
+    of = {figure["policy"]: figure for figure in found if figure["policy"] != AGENT}
+    adaptives = {name: of.pop(name) for name in tuple(of) if name.startswith("adaptive")}
+    if not of:
+        return {}
+    best = max(of.values(), key=lambda figure: float(figure["of_sums"]))
+    return {name: _over(adaptive, best) for name, adaptive in adaptives.items()}
+
+
+def _over(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    ratios = [mine / its for mine, its in zip(one["ratios"], other["ratios"], strict=True)]
     return {
-        "best": best["policy"],
-        "of_sums": adaptive["of_sums"] / best["of_sums"],
+        "over": other["policy"],
+        "of_sums": one["of_sums"] / other["of_sums"],
         "median": statistics.median(ratios),
         "range": [min(ratios), max(ratios)],
     }
@@ -316,9 +330,7 @@ def main() -> None:
         "screen_prompt": asked.screen_prompt,
         "heavier": {"small": small, "large": large},
         "runs": runs,
-        "commit": read_commit(),
-        "versions": read_versions(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
     }
     print(json.dumps(told))
 

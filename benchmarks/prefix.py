@@ -35,7 +35,7 @@ from benchmarks.heavier import heavier_pair  # noqa: E402
 from speceyes import SpecEyes, prompts  # noqa: E402
 from speceyes.agent import request_for  # noqa: E402
 from speceyes.bench.items import Item  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.builtin.pair import BUILTIN  # noqa: E402
 from speceyes.builtin.scenes import VIEW_PX  # noqa: E402
 from speceyes.builtin.suite import draw_items  # noqa: E402
@@ -320,8 +320,7 @@ def main() -> None:
         found = anyio.run(there if asked.vllm else here, items, asked, models / "large")
     told = {
         "benchmark": "prefix",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "engine": "vllm" if asked.vllm else "local",
         "seed": asked.seed,
         "heavier": asked.heavier,

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import anyio
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.builtin.suite import draw_item  # noqa: E402
 from speceyes.notebook import PYTHON, Notebook  # noqa: E402
 from speceyes.pictures import DecodedPictures  # noqa: E402
@@ -166,8 +165,7 @@ def main() -> None:
     """Measure, and print."""
     blocks = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     told = anyio.run(measure, draw_picture(), blocks)
-    head = {"benchmark": "sandbox", "commit": read_commit(), "machine": asdict(read_machine())}
-    print(json.dumps(head | told))
+    print(json.dumps({"benchmark": "sandbox"} | read_circumstances() | told))
 
 
 if __name__ == "__main__":

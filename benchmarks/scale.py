@@ -17,7 +17,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,7 +29,7 @@ from anyio.lowlevel import checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.policies.adaptive import Adaptive  # noqa: E402
 from speceyes.policies.fixed import overlap, race, serial  # noqa: E402
 from speceyes.types import (  # noqa: E402
@@ -174,8 +173,7 @@ def main() -> None:
         "concurrency": CONCURRENCY,
         "runs": runs,
         "slopes": found,
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
     }
     print(json.dumps(told))
 

@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -167,7 +166,7 @@ def do(options: argparse.Namespace) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Make the table, measure, and remove it."""
-    from speceyes.bench.machine import read_commit, read_machine
+    from speceyes.bench.machine import read_circumstances
 
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         tasks = ["make", "scan", "read", *(["answer"] if options.answer else [])]
@@ -175,8 +174,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     made = runs.pop("make")["found"]
     return {
         "benchmark": "suite_memory",
-        "commit": read_commit(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
         "settings": {
             "items": options.items,
             "picture_px": [SIDE_PX, SIDE_PX],

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from speceyes import SpecEyes  # noqa: E402
 from speceyes.bench.contenders import contenders_on  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from speceyes.bench.records import Method, Record  # noqa: E402
 from speceyes.bench.run import Memory, Plan, run_suite  # noqa: E402
 from speceyes.bench.suites.opening import open_suite  # noqa: E402
@@ -165,9 +165,7 @@ def main() -> None:
         "items": asked.items,
         "seed": asked.seed,
         "runs": runs,
-        "commit": read_commit(),
-        "versions": read_versions(),
-        "machine": asdict(read_machine()),
+        **read_circumstances(),
     }
     print(json.dumps(document))
 

@@ -13,10 +13,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _PACKAGES: Final = (
     "speceyes",
@@ -80,6 +80,15 @@ def read_commit() -> str | None:
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
         return f"{head}+" if head and changed else head
     return _installed_commit()
+
+
+def read_circumstances() -> dict[str, Any]:
+    """Give commit, versions and machine as JSON has them, for a document of figures."""
+    return {
+        "commit": read_commit(),
+        "versions": read_versions(),
+        "machine": asdict(read_machine()),
+    }
 
 
 def _installed_commit() -> str | None:

@@ -1,0 +1,42 @@
+"""The benchmark of policies on a pair: each answers the same items, and is set beside the agent."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from itertools import islice
+
+import anyio
+import pytest
+
+from benchmarks.policies_pair import POLICIES, WARM_UP_ITEMS, items_of, measure
+from tests.scripted_pair import ScriptedPair, funnel
+
+SEED, ITEMS, REPETITIONS = 3, 2, 3
+
+
+@pytest.mark.parametrize("policies", [list(POLICIES), ["agent", "serial"], ["agent", "adaptive"]])
+def test_every_policy_is_set_beside_the_agent_on_the_same_items(policies):
+    known = [
+        *islice(items_of("mixed", seed=SEED), ITEMS * REPETITIONS),
+        *islice(items_of("mixed", seed=SEED, stream="calibration"), WARM_UP_ITEMS),
+    ]
+    asked = Namespace(seed=SEED, items=ITEMS, rounds=1, repetitions=REPETITIONS, policy=policies)
+
+    async def told():
+        base = funnel(ScriptedPair(known, pace=0.01))
+        return await measure(base, asked, suite="mixed", concurrency=1)
+
+    found = anyio.run(told)
+    figures = {figure["policy"]: figure for figure in found["figures"]}
+    assert list(figures) == policies
+    assert {figure["failed"] for figure in figures.values()} == {0}
+    assert figures["agent"]["ratios"] == [1.0] * REPETITIONS
+    assert figures["agent"]["accepted"] == 0.0
+    fixed = {name: f for name, f in figures.items() if not name.startswith("a")}
+    over = found["adaptive_over_best"]
+    assert set(over) == (
+        {name for name in policies if name.startswith("adaptive")} if fixed else set()
+    )
+    for name, beside in over.items():
+        assert fixed[beside["over"]]["of_sums"] == max(f["of_sums"] for f in fixed.values())
+        assert beside["of_sums"] == figures[name]["of_sums"] / fixed[beside["over"]]["of_sums"]
