@@ -49,4 +49,4 @@ def test_an_engines_core_sleeps_while_its_worker_works(vllm: Pair):
     say_much(vllm.large)
     core, worker = (ticks_of(name) - was for name, was in zip(names, before, strict=True))
     assert worker > 20
-    assert core < worker / 2  # without a pause between two looks it takes as much
+    assert core < worker / 2  # without a pause between two looks, four fifths of it
