@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,7 @@ from benchmarks.proxying.targets import (  # noqa: E402
     wire,
 )
 from benchmarks.proxying.upstream import MODEL  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine  # noqa: E402
+from speceyes.bench.machine import read_circumstances  # noqa: E402
 from tests.e2e.pinned_env import CLIENTS  # noqa: E402
 
 NAMES: Final = ("direct", "wire", "bypass", "funnel", "litellm")
@@ -140,12 +140,12 @@ def measure_all(plan: Plan, targets: dict[str, Target]) -> list[Json]:
     return cells
 
 
-def versions() -> dict[str, str]:
-    """Name the versions of all that was measured."""
+def server_versions() -> dict[str, str]:
+    """Name the versions of what the measured servers are made of."""
     pins = CLIENTS.pins.read_text(encoding="utf-8")
     pinned = re.search(r"^litellm==(.+)$", pins, re.MULTILINE)
     found = {package: metadata.version(package) for package in _PACKAGES}
-    return found | {"python": sys.version.split()[0], "litellm": pinned[1] if pinned else "?"}
+    return found | {"litellm": pinned[1] if pinned else "?"}
 
 
 def main() -> None:
@@ -168,15 +168,14 @@ def main() -> None:
     )
     if "litellm" in plan.names and not CLIENTS.is_ready():
         parser.error(f"{CLIENTS.folder} is not there or out of date; run `make clients`")
-    machine = read_machine()
+    circumstances = read_circumstances()
     with served(plan.names) as targets:
         cells = measure_all(plan, targets)
         memory = {name: target.memory_mib() for name, target in targets.items()}
     document = {
         "benchmark": "gateway",
-        "commit": read_commit(),
-        "machine": asdict(machine),
-        "versions": versions(),
+        **circumstances,
+        "servers": server_versions(),
         "settings": {"seconds": plan.seconds, "rounds": plan.rounds, "cores": cores()},
         "memory_mib": memory,
         "goals": judge(cells),

@@ -37,7 +37,12 @@ from benchmarks.vllm import METHODS, WARM_UP_ITEMS, Forgetting, Progress  # noqa
 from speceyes.bench.contenders import contenders_on  # noqa: E402
 from speceyes.bench.folder import open_folder  # noqa: E402
 from speceyes.bench.items import Suite  # noqa: E402
-from speceyes.bench.machine import read_commit, read_machine, read_versions  # noqa: E402
+from speceyes.bench.machine import (  # noqa: E402
+    read_circumstances,
+    read_commit,
+    read_machine,
+    read_versions,
+)
 from speceyes.bench.manifest import Manifest  # noqa: E402
 from speceyes.bench.run import Plan, run_suite  # noqa: E402
 from speceyes.bench.suites.opening import open_suite  # noqa: E402
@@ -218,7 +223,8 @@ def main() -> None:
     if asked.passes < 2:
         parser.error("--passes: two or more, for a sampling error")
     asked.out.mkdir(parents=True, exist_ok=True)
-    suite, commit = open_suite(f"builtin:{asked.items}", seed=asked.seed), read_commit()
+    suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
+    circumstances = read_circumstances()
     with tempfile.TemporaryDirectory() as folder, serve_pair(Path(folder), _tell) as pair:
         anyio.run(over_vllm, pair, asked, suite)
     fit, found = plan_and_compare(asked)
@@ -236,9 +242,7 @@ def main() -> None:
         "places": len(off),
         "greatest_error": max(off),
         "plot": plot(found, asked.out),
-        "commit": commit,
-        "versions": read_versions(),
-        "machine": asdict(read_machine()),
+        **circumstances,
     }
     print(json.dumps(told))
 
