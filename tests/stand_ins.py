@@ -12,6 +12,7 @@ import pytest
 
 from speceyes.agent import Agent
 from speceyes.engines.replay import ReplayEngine, Take, scripted, scripted_screen
+from speceyes.errors import EngineUnavailable
 from speceyes.funnel import Funnel
 from speceyes.gate import GateSpec
 from speceyes.phases import Parts, Rules
@@ -176,6 +177,12 @@ class Plan:
 ACCEPTED = Plan()
 NEEDS_TOOL = Plan(screen=Take(scripted_screen(0.9), 1.0))
 REJECTED = Plan(small=Take(scripted("small words", separability=1.0, k=16), 2.0))
+DOWN = EngineUnavailable("small", "is down")
+BROKEN = RuntimeError("boom")
+
+
+def said(**more):
+    return Take(scripted("small words", **({"k": 16} | more)))
 
 
 def turns(*texts, latency_s=5.0):
@@ -239,6 +246,24 @@ def a_funnel(small, large, policy=serial, *, parts=None, **rules):
         "offload": inline,
     }
     return Funnel(Parts(**(made_of | (parts or {}))), Rules(**(settings | rules)), policy)
+
+
+async def answer(plan, **more):
+    small, large = engines(plan)
+    return await a_funnel(small, large, **more).answer(a_query())
+
+
+async def settle(plan, **more):
+    small, large = engines(plan)
+    return await a_funnel(small, large, **more).settle(a_query())
+
+
+def kinds(trace):
+    return [type(event).__name__ for event in trace]
+
+
+def of(trace, kind):
+    return [event for event in trace if isinstance(event, kind)]
 
 
 def whole(picture, index=0):

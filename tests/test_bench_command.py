@@ -13,8 +13,9 @@ from speceyes.errors import ConfigError
 from speceyes.gate import PAPER, GateSpec
 from speceyes.screen import PAPER_SCREEN, ScreenSpec
 from speceyes.settings_file import Choices
+from tests.command_line import call
 from tests.scripted_pair import GATE
-from tests.test_cli import call, interrupting
+from tests.test_cli import interrupting
 from tests.test_cli import pair as pair  # noqa: PLC0414 - a fixture
 
 METHODS: tuple[Method, ...] = ("baseline", "speceyes", "specreason", "small")

@@ -19,8 +19,8 @@ from speceyes.gate import GateSpec
 from speceyes.gate_match import check_gate
 from speceyes.settings_file import load_gate
 from speceyes.specs import gate_from_json, gate_to_json
+from tests.command_line import call
 from tests.scripted_pair import GATE, run, tiny_items
-from tests.test_cli import call
 
 COUNT = 90
 WISH = Wish(max_loss=0.1, made_at="2026-01-02T03:04:05+00:00", version="0.1.0")

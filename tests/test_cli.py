@@ -7,20 +7,16 @@ import sys
 
 import pytest
 from PIL import Image as Pillow
-from typer.testing import CliRunner
 
 import speceyes
-from speceyes import SpecEyes, cli
+from speceyes import SpecEyes
 from speceyes.bench.lines import read_records
 from speceyes.engines.replay import ReplayEngine, Take
 from speceyes.errors import EngineUnavailable
+from tests.command_line import call
 from tests.scripted_pair import GATE, PROTOCOL, SCREEN, ListSuite, ScriptedPair, tiny_items
 
 ITEMS = 9
-
-
-def call(*words):
-    return CliRunner().invoke(cli.build_app(), [str(word) for word in words])
 
 
 def sit(monkeypatch, pair):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_house import ROOMS
+from tests.rooms import ROOMS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "speceyes"

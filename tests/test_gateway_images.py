@@ -1,7 +1,6 @@
 """Pictures of requests: what data URLs may be, and what is refused by name."""
 
 import base64
-import io
 import json
 import threading
 
@@ -26,7 +25,7 @@ from speceyes.gateway.images.fetching import Fetcher
 from speceyes.gateway.images.opening import open_images
 from speceyes.gateway.settings import ImageSettings
 from speceyes.gateway.wire.turns import ImagePart
-from tests.test_pictures import png_header
+from tests.raw_pictures import PNG, picture_bytes, png_header
 
 pytestmark = pytest.mark.anyio
 
@@ -37,16 +36,6 @@ SETTINGS = ImageSettings()
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
-
-
-def picture_bytes(kind="PNG", size=(8, 4), **more):
-    buffer = io.BytesIO()
-    image = Image.linear_gradient("L").resize(size).convert("RGB")
-    image.save(buffer, kind, **more)
-    return buffer.getvalue()
-
-
-PNG = picture_bytes()
 
 
 def data_url(data=PNG, head="data:image/png;base64,"):

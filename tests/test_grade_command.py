@@ -10,8 +10,8 @@ from speceyes.bench.folder import GRADES, RECORDS, open_folder, read_grades, rea
 from speceyes.bench.grade import Grade
 from speceyes.engines.replay import ReplayEngine, Take, scripted
 from speceyes.errors import EngineUnavailable
+from tests.command_line import call
 from tests.scripted_pair import ListSuite, manifest, tiny_items, tiny_run
-from tests.test_cli import call
 
 ITEMS = tiny_items(6)
 UNSURE = "It might be the one or the other"

@@ -19,8 +19,8 @@ from speceyes.errors import (
     EngineTimeout,
     EngineUnavailable,
 )
+from tests.http_asked import Asked, ask, words
 from tests.stub_server import HangUp, Raw, Silence, refusal, say, serving
-from tests.test_http import Asked, ask, words
 
 pytestmark = pytest.mark.anyio
 

@@ -29,11 +29,11 @@ from speceyes.shadow.settings import ShadowSettings
 from speceyes.shadow.work import Shadow
 from speceyes.specs import gate_id, gate_to_json
 from speceyes.types import Box
+from tests.command_line import call
 from tests.looking_pair import CLOSER_GATE, NOWHERE, deep_run
 from tests.scripted_pair import GATE, tiny_items
 from tests.stand_ins import a_funnel
 from tests.test_calibrating import a_run, kept
-from tests.test_cli import call
 from tests.test_depth import BOX, Script, settle, sure, unsure
 
 WISH = Wish(max_loss=0.2, made_at="2026-01-02T03:04:05+00:00", version="0.1.0")

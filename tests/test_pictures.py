@@ -24,6 +24,7 @@ from speceyes.errors import (
 )
 from speceyes.pictures import DecodedPictures, PictureLimits, decode, encode_png, open_picture
 from speceyes.types import Box, Picture
+from tests.raw_pictures import png_header
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -38,14 +39,6 @@ def two_halves(size=(8, 4)):
     image = Image.new("RGB", size, RED)
     image.paste(BLUE, (size[0] // 2, 0, size[0], size[1]))
     return image
-
-
-def png_header(width, height):
-    def chunk(body):
-        return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(head) + chunk(b"IDAT" + zlib.compress(b""))
 
 
 def test_a_plain_picture_is_taken_up_as_it_came_from_bytes_or_file(tmp_path):

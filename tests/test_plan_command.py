@@ -8,9 +8,9 @@ import pytest
 from speceyes.bench.page.published import tables
 from speceyes.config import Settings
 from speceyes.plan.papers import fit_batches, fit_pair, fit_published, mean_residual
+from tests.command_line import call
 from tests.scripted_pair import tiny_run
 from tests.test_calibrating import kept
-from tests.test_cli import call
 
 
 def test_the_papers_batches_follow_from_the_smallest_and_the_largest():

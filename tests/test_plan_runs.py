@@ -17,11 +17,11 @@ from speceyes.plan.formulas import Costs, costs_of
 from speceyes.plan.recorded import fates_of, fates_with_looks, gate_at, turn_seconds
 from speceyes.plan.sizing import size
 from speceyes.plan.terminal import Planned, document, rows_of
+from tests.command_line import call
 from tests.looking_pair import CLOSER_GATE, deep_run
 from tests.pages import only
 from tests.scripted_pair import GATE, tiny_run
 from tests.test_calibrating import kept
-from tests.test_cli import call
 from tests.test_plan import HAND
 
 

@@ -20,10 +20,10 @@ from speceyes.bench.stats import auroc
 from speceyes.bench.trials import trials_of
 from speceyes.engines.replay import scripted
 from speceyes.gate import GateSpec, score
+from tests.command_line import call
 from tests.pages import only
 from tests.scripted_pair import GATE, sure
 from tests.test_calibrating import COUNT, WISH, _of_checksum, a_run, kept
-from tests.test_cli import call
 
 answers = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=40)
 

@@ -28,6 +28,7 @@ from speceyes.shadow.settings import ShadowSettings
 from speceyes.shadow.watch import begin, checked, edges_above, scored, watched
 from speceyes.shadow.work import Heard, Shadow
 from tests.gateway_rig import a_gateway, body
+from tests.shadow_plans import AGREES, WORLD
 from tests.stand_ins import (
     ACCEPTED,
     GATE,
@@ -42,15 +43,6 @@ from tests.stand_ins import (
 
 virtual = [pytest.mark.anyio, pytest.mark.virtual_time]
 AUDIT = ShadowSettings(mode="audit", share=1.0, max_loss=0.05)
-
-
-def says(text, separability=8.0):
-    """Have the small model say this, and the agent say yes."""
-    small = Take(scripted(text, separability=separability, k=16), 2.0)
-    return Plan(small=small, turns=turns("answer yes"))
-
-
-AGREES = says("yes")
 
 
 @asynccontextmanager
@@ -235,9 +227,6 @@ class TestBounds:
             shown = shadow.watched()
             assert shown.checked == told["agreed"] + told["differed"]
             assert told.total() == 1
-
-
-WORLD = {"easy": says("yes", 8.0), "slice": says("no", 6.0)}
 
 
 async def drive(shadow, funnel, questions):

@@ -19,9 +19,9 @@ from speceyes.shadow import memory as memories
 from speceyes.shadow.memory import Memory
 from speceyes.shadow.state import Kept, from_text, plain_setup, to_text
 from speceyes.shadow.watch import begin
+from tests.shadowed_eyes import eyes_with
+from tests.stand_in_pair import RING, ask, says
 from tests.stand_ins import GATE
-from tests.test_eyes import RING, ask, says
-from tests.test_shadow_library import eyes_with
 from tests.test_shadow_state import AUDIT, EVERY, PLAIN, SETUP, a_watch, calm
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import atexit
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import anyio
 import numpy as np
+import pytest
 import torch
 from PIL import Image as Pillow
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -28,6 +29,7 @@ from transformers.utils import logging
 
 from speceyes.engines.checkpoint import Checkpoint, load_checkpoint
 from speceyes.engines.local import LocalEngine
+from speceyes.engines.stack import TextStack
 from speceyes.engines.worker import LocalLimits
 from speceyes.pictures import encode_png
 from speceyes.types import GenerateRequest, Generation, Image, Message, Part, Picture, Size, Text
@@ -229,6 +231,11 @@ def ask(*parts: str | Picture, tokens: int = 12, k: int = 0, **more: Any) -> Gen
     )
 
 
+PICTURE, OTHER = noise((64, 48), seed=3), noise((32, 80), seed=2)
+SHORT = ask(PICTURE, "What is it?", tokens=12, k=4)
+ENDLESS = ask(OTHER, "And this?", tokens=400)
+
+
 @cache
 def loaded(folder: Path) -> Checkpoint:
     """Load a checkpoint once; engines on it may follow one another, or share it."""
@@ -282,3 +289,21 @@ def hold_until_waiting(engine: LocalEngine, count: int) -> None:
         admit()
 
     thread._admit_waiting = held
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not is_so():  # noqa: ASYNC110 - counters of a thread ring no bell
+            await anyio.sleep(0.002)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a step take at least 5 ms, so that there is time to do something meanwhile."""
+    decode = TextStack.decode
+
+    def slowed(*args, **kwargs):
+        time.sleep(0.005)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(TextStack, "decode", slowed)
