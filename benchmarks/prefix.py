@@ -1,8 +1,9 @@
 """What does it save that each token is read once? Phase I's price, and the agent's turns.
 
 Phase I: for each item, what the first token of the agent costs after a screen (in the agent's own
-words, and in the paper's) beyond what it costs alone, as a share of that. Turns: the same items
-answered by the agent, with prefixes kept and without, in turns. Before each figure all is
+words, and in the paper's) beyond what it costs alone, as a share of that; and, as the least that
+any screen could cost, what the same prompt costs that is asked twice (`repeated`). Turns: the same
+items answered by the agent, with prefixes kept and without, in turns. Before each figure all is
 forgotten. With --heavier N, on a model that says the same and whose feed-forward layers are N times
 as wide (`heavier.py`): what a request costs beside its tokens stays as it is. Prints one JSON
 document, last.
@@ -126,6 +127,7 @@ async def phase_one(
             "alone": [item.opening],
             "shared": [item.shared, item.opening],
             "paper": [item.paper, item.opening],
+            "repeated": [item.opening, item.opening],
         }
         best = dict.fromkeys(kinds, NEVER)
         for repeat in range(repeats):  # in turns, each time another one first

@@ -46,6 +46,8 @@ async def test_phase_one_in_the_agents_words_leaves_it_next_to_nothing_to_read()
     extra = screen["prompt_tokens"] + after["prompt_tokens"] - after["cached_tokens"]
     assert extra <= 1.15 * alone["prompt_tokens"]
     assert told["last_usage"]["paper"][1]["cached_tokens"] < 10
+    again = told["last_usage"]["repeated"][1]
+    assert again["cached_tokens"] == again["prompt_tokens"] - 1
 
 
 @pytest.mark.slow

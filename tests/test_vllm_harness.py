@@ -28,24 +28,24 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print("child", child.pid, flush=True)
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'hits_total{engine="0"} 2.0\\nhits_total{engine="1"} 3.0\\n')
+        self.reply(b'hits_total{engine="0"} 2.0\\nhits_total{engine="1"} 3.0\\n')
     def do_POST(self):
         print("asked", self.path, flush=True)
-        self.do_GET()
+        self.reply(b"{}")
+    def reply(self, body):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
 class Server(socketserver.TCPServer):
     allow_reuse_address = True
 Server(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
 """
 # Its first two tries to forget find a call under way.
 FORGETFUL = HEALTHY.replace(
-    "        self.do_GET()",
-    """        self.send_response(200)
-        self.end_headers()
-        tries.append(self.path)
+    """        self.reply(b"{}")""",
+    """        tries.append(self.path)
         done = tries.count("/reset_prefix_cache") > 2
-        self.wfile.write(b'{"success": true}' if done else b'{"success": false}')""",
+        self.reply(b'{"success": true}' if done else b'{"success": false}')""",
 ).replace("class Health", "tries = []\nclass Health")
 BROKEN = "print('no such model'); raise SystemExit(3)"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -295,44 +295,22 @@ def test_every_package_of_the_environment_is_pinned():
     assert names & {"torch", "torchaudio", "torchcodec"} == set()
 
 
-LOOKS = Path("vllm", "distributed", "device_communicators", "shm_broadcast.py")
-FIND = """
-import time
-slept = []
-time.sleep = slept.append
-from vllm.distributed.device_communicators import shm_broadcast
-shm_broadcast.sched_yield()
-print(slept)
-"""
+CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 
 
-def with_site(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """Run a program as a process of vLLM starts, with a module of messages like vLLM's."""
-    module = folder / LOOKS
-    module.parent.mkdir(parents=True)
-    module.write_text(source)
-    paths = os.pathsep.join(map(str, (vllm_env.SITE, folder)))
-    return subprocess.run(
-        [sys.executable, "-c", FIND],
-        env=os.environ | {"PYTHONPATH": paths},
+@LINUX
+@pytest.mark.local  # torch
+@pytest.mark.parametrize(("word", "cores"), [("--multiprocessing-fork", CORES[:1]), ("", CORES)])
+def test_the_process_that_runs_the_model_stays_on_its_core(word, cores):
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))", word],
+        env=os.environ | {"PYTHONPATH": str(vllm_env.SITE), "MODEL_CORE": str(CORES[0])},
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-
-
-@pytest.mark.local  # torch
-def test_a_process_that_looks_for_messages_sleeps_between_two_looks(tmp_path):
-    done = with_site(tmp_path, "from os import sched_yield\n")
-    assert (done.stdout, done.returncode) == ("[0.0002]\n", 0), done.stderr
-
-
-@pytest.mark.local
-def test_a_vllm_that_waits_in_another_way_says_so(tmp_path):
-    done = with_site(tmp_path, "from os import getpid\n")
-    assert done.returncode == 1
-    assert "waits in another way than it did" in done.stderr
+    assert (done.stdout, done.returncode) == (f"{cores}\n", 0), done.stderr
 
 
 GATE = GateSpec(threshold=3.0, k=12)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from PIL import Image as Pillow
 
@@ -91,12 +91,18 @@ class Server:
             "max-model-len": CONTEXT_TOKENS,
             "max-logprobs": MAX_LOGPROBS,
             "block-size": BLOCK_TOKENS,
+            "distributed-executor-backend": "uni",  # the model in its engine's process, as on a GPU
             "limit-mm-per-prompt": json.dumps({"image": MAX_IMAGES, "video": 0}),
         }
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         flags = ("--enforce-eager", "--enable-prefix-caching", "--enable-prompt-tokens-details")
         module = "vllm.entrypoints.openai.api_server"
         return [str(python_of()), "-m", module, *words, *flags]
+
+    @property
+    def group(self) -> int | None:
+        """Give the number of its process group; None where it is not started."""
+        return None if self._process is None else self._process.pid
 
     @property
     def log(self) -> Path:
@@ -144,11 +150,18 @@ class Server:
             "logprobs": True,
             "top_logprobs": MAX_LOGPROBS,
         }
+        began_s = time.monotonic()
+        self.complete(body, within_s)
+        self.tell(f"vllm {self.name}: first picture after {time.monotonic() - began_s:.0f} s")
+
+    def complete(self, body: dict[str, Any], within_s: float = READY_S) -> dict[str, Any]:
+        """Ask for a chat completion as it is worded, and give the reply. Raises: URLError."""
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         asked, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        began_s = time.monotonic()
-        with urllib.request.urlopen(urllib.request.Request(url, asked, kind), timeout=within_s):
-            self.tell(f"vllm {self.name}: first picture after {time.monotonic() - began_s:.0f} s")
+        with urllib.request.urlopen(
+            urllib.request.Request(url, asked, kind), timeout=within_s
+        ) as reply:
+            return dict(json.load(reply))
 
     def ensure(self) -> None:
         """See that it serves: started anew if it does not."""
@@ -326,5 +339,7 @@ def _environment(server: Server) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # for resetting its caches
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        "VLLM_CPU_OMP_THREADS_BIND": str(server.core),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else a CPU's model has a process of its own
+        "OMP_NUM_THREADS": "1",
+        "MODEL_CORE": str(server.core),  # vllm_site reads it
     }

@@ -1,28 +1,20 @@
-"""Python runs this as a process of vLLM starts: what two servers on two cores need that it lacks.
+"""Python runs this as a process of vLLM starts: what it lacks on a machine without a GPU.
 
 torchvision imports beside a CPU torch. Its wheel registers fake kernels for its CUDA operators,
 which a CPU torch does not know; they are skipped, for only transforms in Python are used there.
 
-Processes that wait for each other sleep between two looks. vLLM's look without pause, which takes
-a core for waiting: here that of the other server. (To let them wait for its own notice at once, by
-a `busy_loop_s` of 0, is no way: some notices get lost, and a call stands still for five seconds.)
+The process that runs the model, the one that vLLM spawns, stays on the core it is given, so that
+two servers do not work on the same one.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import torch.library
-
-MESSAGES = "vllm.distributed.device_communicators.shm_broadcast"
-BETWEEN_LOOKS_S = 2e-4  # a hundredth of what a step of a model takes
 
 _register_fake = torch.library.register_fake
 
@@ -35,33 +27,6 @@ def register_fake(op: Any, *args: Any, **more: Any) -> Callable[..., Any]:
     return registered
 
 
-class Pauses(MetaPathFinder):
-    """Finds vLLM's messages as Python would, and makes them sleep where they only let others go."""
-
-    def find_spec(
-        self,
-        name: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
-        """Give the module's own spec, with a loader that changes this once the module has run."""
-        if name != MESSAGES:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        run = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            run(module)
-            if not hasattr(module, "sched_yield"):
-                raise ImportError(f"{MESSAGES} waits in another way than it did: it takes a core")
-            module.sched_yield = lambda: time.sleep(BETWEEN_LOOKS_S)  # type: ignore[attr-defined]
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 torch.library.register_fake = register_fake
-sys.meta_path.insert(0, Pauses())
+if "--multiprocessing-fork" in sys.orig_argv:  # spawned, and by nobody else
+    os.sched_setaffinity(0, {int(os.environ["MODEL_CORE"])})
