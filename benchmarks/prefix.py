@@ -61,15 +61,21 @@ class Asked:
     paper: Conversation
 
 
-def ask_of(item: Item, *beside: Item) -> Asked:
-    """Word what is asked about an item and pictures beside it, outside of what is measured."""
+def views_of(*items: Item) -> tuple[View, ...]:
+    """Give what the models first see of these items' pictures."""
     views = []
-    for picture in (picture for one in (item, *beside) for picture in one.query.pictures):
+    for picture in (picture for item in items for picture in item.query.pictures):
         whole = Box(0, 0, *picture.size)
         seen = DecodedPictures((picture,)).cut(whole, PROTOCOL.view_size(picture.size))
         views.append(View(seen, whole))
-    opening = PROTOCOL.opening(item.query, tuple(views))
-    paper = prompts.screen(item.query, tuple(views))
+    return tuple(views)
+
+
+def ask_of(item: Item, *beside: Item) -> Asked:
+    """Word what is asked about an item and pictures beside it, outside of what is measured."""
+    views = views_of(item, *beside)
+    opening = PROTOCOL.opening(item.query, views)
+    paper = prompts.screen(item.query, views)
     return Asked(opening, prompts.screen_within(opening), paper)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import batching, gpu_real_size, prefix
+from benchmarks import batching, gate_cost, gpu_real_size, prefix
 from benchmarks.forced import QWEN2_5_VL_7B, QWEN3_VL_2B, ForcedEngine, random_model, tiny
 from benchmarks.heavier import heavier, heavier_pair, weights_of
 from speceyes.agent import request_for
@@ -48,6 +48,14 @@ async def test_phase_one_in_the_agents_words_leaves_it_next_to_nothing_to_read()
     assert told["last_usage"]["paper"][1]["cached_tokens"] < 10
     again = told["last_usage"]["repeated"][1]
     assert again["cached_tokens"] == again["prompt_tokens"] - 1
+
+
+@pytest.mark.anyio
+async def test_the_gate_costs_an_answer_next_to_nothing():
+    told = await gate_cost.measure(list(draw_items(1, seed=3)), 1)
+    assert [(one["tokens"], one["k"]) for one in told["judged"]][:2] == [(2, 12), (2, 64)]
+    assert set(told["had"]["share_more"]) == {12, 64}
+    assert 0 < told["judged_share_of_answer"] < 0.5
 
 
 @pytest.mark.slow
