@@ -5,10 +5,10 @@ items, each time another one first; engines forget what they keep before each tu
 figure is the agent's wall time over its own, repetition by repetition: the median of those ratios
 is what counts, and their range is its spread; beside it the ratio of the sums. Two limits: of
 queries, 1 / (1 - alpha * beta), and, at concurrency 1, of seconds: the agent's own of all queries
-over its own of those that were left to it, which tend to be the long ones. Over vLLM each model's
-worker has a core of its own. With
---heavier, models that say the same and work as larger ones do (`heavier.py`). Prints one JSON
-document, last.
+over its own of those that were left to it, which tend to be the long ones. What an accepted query
+takes, and how much of it is over before any model is asked, stands beside them. Over vLLM each
+model has a core of its own. With --heavier, models that say the same and work as larger ones do
+(`heavier.py`). Prints one JSON document, last.
 
     python benchmarks/policies_pair.py --items 24 --repetitions 5 --concurrency 1 6
     python benchmarks/policies_pair.py --vllm --suite mixed --items 12 --rounds 3
@@ -47,7 +47,7 @@ from speceyes.builtin.pair import BUILTIN  # noqa: E402
 from speceyes.builtin.suite import Stream, draw_item  # noqa: E402
 from speceyes.config import Settings  # noqa: E402
 from speceyes.engines.local import LocalEngine  # noqa: E402
-from speceyes.events import usage_by_phase, wasted  # noqa: E402
+from speceyes.events import PhaseStarted, usage_by_phase, wasted  # noqa: E402
 from speceyes.funnel import Funnel, Outcome  # noqa: E402
 from speceyes.policies.adaptive import Adaptive  # noqa: E402
 from speceyes.policies.fixed import agent_only, overlap, race, serial  # noqa: E402
@@ -83,6 +83,7 @@ class Turn:
     agent_tokens: int
     query_s: Mapping[str, float]
     left_to_agent: frozenset[str]
+    prepared_s: tuple[float, ...]  # from a query's start to its first phase
 
 
 def items_of(suite: str, *, seed: int, stream: Stream = "test") -> Iterator[Item]:
@@ -135,6 +136,10 @@ async def take_turn(name: str, funnel: Funnel, items: Sequence[Item], *, concurr
         agent_tokens=sum(usage.completion_tokens for usage in said if usage is not None),
         query_s={answer.query_id: answer.elapsed_s for answer in answers},
         left_to_agent=frozenset(a.query_id for a in answers if a.reason != "accepted"),
+        prepared_s=tuple(
+            next(event.at_s for event in answer.trace if isinstance(event, PhaseStarted))
+            for answer in answers
+        ),
     )
 
 
@@ -206,6 +211,10 @@ def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str,
         for query_id in m.left_to_agent & a.query_s.keys()
     )
     alone_s = sum(sum(a.query_s.values()) for a in alone)
+    accepted_s = [
+        seconds for t in mine for name, seconds in t.query_s.items() if name not in t.left_to_agent
+    ]
+    prepared_s = [seconds for t in mine for seconds in t.prepared_s]
     count, agent_tokens = items * len(mine), sum(t.agent_tokens for t in mine)
     accepted = sum(t.accepted for t in mine) / count
     return {
@@ -220,6 +229,8 @@ def _figure(name: str, turns: Sequence[Sequence[Turn]], items: int) -> dict[str,
         "limit": None if accepted == 1.0 else 1.0 / (1.0 - accepted),
         "limit_of_seconds": alone_s / left_s if left_s else None,
         "mean_s": statistics.fmean(t.mean_s for t in mine),
+        "accepted_s": statistics.median(accepted_s) if accepted_s else None,
+        "prepared_s": statistics.median(prepared_s) if prepared_s else None,
         "right": sum(t.right for t in mine) / count,
         "failed": sum(t.failed for t in mine),
         "accepted": accepted,

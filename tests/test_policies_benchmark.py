@@ -32,6 +32,10 @@ def test_every_policy_is_set_beside_the_agent_on_the_same_items(policies):
     assert {figure["failed"] for figure in figures.values()} == {0}
     assert figures["agent"]["ratios"] == [1.0] * REPETITIONS
     assert figures["agent"]["accepted"] == 0.0
+    assert figures["agent"]["accepted_s"] is None
+    for figure in figures.values():
+        assert figure["prepared_s"] > 0.0
+        assert (figure["accepted_s"] is None) == (figure["accepted"] == 0.0)
     fixed = {name: f for name, f in figures.items() if not name.startswith("a")}
     over = found["adaptive_over_best"]
     assert set(over) == (
