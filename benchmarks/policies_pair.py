@@ -182,13 +182,24 @@ async def measure(
 
 
 def _adaptive_over_best(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Compare each adaptive with whichever fixed policy took the least time in all."""
+    """Compare each adaptive with whichever fixed policy took the least time in all.
+
+    Whether the agent's own first turn screens is a setting and no policy: fixed ones that differ in
+    it are not what an adaptive can choose among.
+    """
     of = {figure["policy"]: figure for figure in found if figure["policy"] != AGENT}
     adaptives = {name: of.pop(name) for name in tuple(of) if name.startswith("adaptive")}
-    if not of:
-        return {}
-    best = max(of.values(), key=lambda figure: float(figure["of_sums"]))
-    return {name: _over(adaptive, best) for name, adaptive in adaptives.items()}
+    over = {}
+    for name, adaptive in adaptives.items():
+        alike = [figure for fixed, figure in of.items() if _screens(fixed) == _screens(name)]
+        if alike:
+            best = max(alike, key=lambda figure: float(figure["of_sums"]))
+            over[name] = _over(adaptive, best)
+    return over
+
+
+def _screens(policy: str) -> str:
+    return policy.partition("-")[2]  # "", "agent" or "gate"
 
 
 def _over(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
