@@ -339,6 +339,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.policy[0] != AGENT:
         asked.policy = [AGENT, *(name for name in asked.policy if name != AGENT)]
+    circumstances = read_circumstances()  # of the code that runs, whatever is committed beside it
     small, large = asked.heavier
     with heavier_pair(small=small, large=large) as models:
         runs = over_vllm(asked, models) if asked.vllm else here(asked, models)
@@ -352,7 +353,7 @@ def main() -> None:
         "screen_prompt": asked.screen_prompt,
         "heavier": {"small": small, "large": large},
         "runs": runs,
-        **read_circumstances(),
+        **circumstances,
     }
     print(json.dumps(told))
 

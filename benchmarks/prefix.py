@@ -323,12 +323,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20260412)
     parser.add_argument("--vllm", action="store_true")
     asked = parser.parse_args()
-    items = list(draw_items(asked.items, seed=asked.seed))
+    items, circumstances = list(draw_items(asked.items, seed=asked.seed)), read_circumstances()
     with heavier_pair(large=asked.heavier) as models:
         found = anyio.run(there if asked.vllm else here, items, asked, models / "large")
     told = {
         "benchmark": "prefix",
-        **read_circumstances(),
+        **circumstances,
         "engine": "vllm" if asked.vllm else "local",
         "seed": asked.seed,
         "heavier": asked.heavier,

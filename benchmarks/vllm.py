@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--protocol", choices=tuple(BUILTIN.protocols), default="deepeyes")
     asked = parser.parse_args()
+    circumstances = read_circumstances()
     suite = open_suite(f"builtin:{asked.items}", seed=asked.seed)
     warm_up = list(draw_items(WARM_UP_ITEMS, seed=asked.seed, stream="calibration"))
     plans = [
@@ -165,7 +166,7 @@ def main() -> None:
         "items": asked.items,
         "seed": asked.seed,
         "runs": runs,
-        **read_circumstances(),
+        **circumstances,
     }
     print(json.dumps(document))
 

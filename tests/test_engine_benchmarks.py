@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from speceyes.builtin.pair import MODELS
 from speceyes.builtin.suite import draw_items
 from speceyes.engines.local import LocalEngine
 from speceyes.engines.worker import LocalLimits
+from speceyes.gate import GateSpec, judge
 
 pytestmark = [pytest.mark.local]
 
@@ -51,11 +53,20 @@ async def test_phase_one_in_the_agents_words_leaves_it_next_to_nothing_to_read()
 
 
 @pytest.mark.anyio
-async def test_the_gate_costs_an_answer_next_to_nothing():
+async def test_what_the_gate_costs_is_told_of_each_shape_and_number_of_candidates():
     told = await gate_cost.measure(list(draw_items(1, seed=3)), 1)
-    assert [(one["tokens"], one["k"]) for one in told["judged"]][:2] == [(2, 12), (2, 64)]
-    assert set(told["had"]["share_more"]) == {12, 64}
-    assert 0 < told["judged_share_of_answer"] < 0.5
+    shapes = [(one["tokens"], one["k"]) for one in told["judged"]]
+    assert shapes == list(product(gate_cost.TOKENS, gate_cost.CANDIDATES))
+    assert set(told["had"]["share_more"]) == set(gate_cost.CANDIDATES)
+    shortest_ms = told["judged"][0]["median_us"] / 1e3
+    share = shortest_ms / told["had"]["answer_ms"]
+    assert told["judged_share_of_answer"] == pytest.approx(share, abs=1e-5)
+
+
+def test_what_the_gate_is_timed_on_is_scored():
+    answer = gate_cost.an_answer(16, 12, np.random.default_rng(1))
+    verdict = judge(answer, GateSpec(threshold=0.0, k=12))
+    assert (verdict.reason, answer.token_count) == ("accepted", 16)
 
 
 @pytest.mark.slow

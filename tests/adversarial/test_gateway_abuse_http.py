@@ -59,29 +59,20 @@ async def test_a_body_that_never_comes(attack):
     assert (got.status, got.error["param"], got.is_closed) == (408, "body", True)
 
 
-async def test_a_body_that_trickles(attack):
-    async with connected(attack.port) as raw:
-        await raw.send(raw_post(b"", length=1000))
-
-        async def trickle():
-            while True:
-                await raw.send(b" ")
-                await asyncio.sleep(0.05)
-
-        sending = asyncio.create_task(trickle())
-        got = await raw.got()
-        sending.cancel()
-        assert (got.status, got.is_closed) == (408, True)
-        assert got.after_s < 3.0
-
-
-async def test_a_head_that_trickles(attack):
+@pytest.mark.parametrize(
+    ("begins", "drip"),
+    [
+        pytest.param(raw_post(b"", length=1000), b" ", id="body"),
+        pytest.param(b"POST /v1/chat/completions HTTP/1.1\r\n", b"x: y\r\n", id="head"),
+    ],
+)
+async def test_a_request_that_trickles(attack, begins, drip):
     async with connected(attack.port) as raw:
 
         async def trickle():
-            await raw.send(b"POST /v1/chat/completions HTTP/1.1\r\n")
+            await raw.send(begins)
             while True:
-                await raw.send(b"x: y\r\n")
+                await raw.send(drip)
                 await asyncio.sleep(0.05)
 
         sending = asyncio.create_task(trickle())
